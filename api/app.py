@@ -1,0 +1,44 @@
+"""The HTTP service."""
+
+from importlib.metadata import version
+
+import uvicorn
+from fastapi import FastAPI
+
+from api import errors
+from api.context import Context
+from api.middleware import RequestIds
+from api.routes import batches, files, health, models
+from jobs import db, telemetry
+from jobs.dispatch import Dispatcher
+from jobs.settings import Settings
+
+# Calls that wait for a connection longer than this many seconds are cut off when the process is told to stop.
+GRACE_SECONDS = 30
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the service. Nothing is connected yet."""
+    # The interactive documentation loads scripts from elsewhere; the document itself is at /openapi.json.
+    app = FastAPI(title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None)
+    database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
+    app.state.context = Context(settings, database, Dispatcher(database, settings))
+    for module in (files, batches, models, health):
+        app.include_router(module.router)
+    errors.install(app)
+    app.add_middleware(RequestIds)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    telemetry.configure(settings.log_level, "api")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.api.host,
+        port=settings.api.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )

@@ -1,0 +1,64 @@
+"""What the parameters of a new batch may be. The messages are the contract's. Pure."""
+
+from typing import Any
+
+from jobs.batches import NewBatch
+from jobs.errors import InvalidRequest
+from jobs.protocol import BATCH_ENDPOINTS, COMPLETION_WINDOWS, BatchCreate
+
+MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
+_JSON_TYPES: list[tuple[type, str]] = [
+    (bool, "a boolean"),
+    (int, "an integer"),
+    (float, "a decimal"),
+    (list, "an array"),
+    (dict, "an object"),
+    (type(None), "null"),
+]
+
+
+def check(asked: BatchCreate) -> NewBatch:
+    """Return what is asked for.
+
+    Raises:
+        InvalidRequest: a parameter is out of bounds; it is named.
+    """
+    life = asked.output_expires_after
+    _one_of("endpoint", asked.endpoint, BATCH_ENDPOINTS)
+    _one_of("completion_window", asked.completion_window, COMPLETION_WINDOWS)
+    return NewBatch(
+        input_file_id=asked.input_file_id,
+        endpoint=asked.endpoint,
+        completion_window=asked.completion_window,
+        metadata=None if asked.metadata is None else _metadata(asked.metadata),
+        output_expires_after_seconds=life.seconds if life else None,
+    )
+
+
+def _one_of(param: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        listed = ", ".join(f"'{each}'" for each in allowed)
+        message = f"Invalid value: '{value}'. Supported values for '{param}' are: {listed}."
+        raise InvalidRequest(message, param=param, code="invalid_value")
+
+
+def _metadata(metadata: dict[str, Any]) -> dict[str, str]:
+    if len(metadata) > MAX_PAIRS:
+        message = f"Invalid 'metadata': too many properties. Expected at most {MAX_PAIRS}, but got {len(metadata)}."
+        raise InvalidRequest(message, param="metadata", code="object_above_max_properties")
+    for key, value in metadata.items():
+        _pair(key, value)
+    return metadata
+
+
+def _pair(key: str, value: Any) -> None:  # noqa: ANN401  whatever JSON has
+    param = f"metadata.{key}"
+    if not isinstance(value, str):
+        found = next(name for kind, name in _JSON_TYPES if isinstance(value, kind))
+        message = f"Invalid type for '{param}': expected a string, but got {found} instead."
+        raise InvalidRequest(message, param=param, code="invalid_type")
+    if len(key) > MAX_KEY_CHARS or len(value) > MAX_VALUE_CHARS or "\0" in key + value:
+        message = (
+            f"Invalid '{param}': keys have at most {MAX_KEY_CHARS} characters, values {MAX_VALUE_CHARS}, and no NUL."
+        )
+        raise InvalidRequest(message, param=param, code="string_above_max_length")

@@ -1,0 +1,146 @@
+"""The command `promptmill`.
+
+Exit status: 0 done; 1 it failed, the reason is on stderr; 2 the command line is wrong; 130 interrupted.
+Commands of other packages are found as entry points of the group `promptmill.commands`.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jobs import settings
+from jobs.errors import PromptmillError
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+ROOT = Path(__file__).resolve().parent.parent
+
+app = typer.Typer(
+    name="promptmill",
+    help="An asynchronous batch-inference job queue.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+key_commands = typer.Typer(help="API keys.", no_args_is_help=True)
+app.add_typer(key_commands, name="keys")
+out = Console()
+err = Console(stderr=True)
+
+
+@app.command()
+def up() -> None:
+    """Run everything on this machine until Ctrl-C: Postgres, Valkey, API, worker, reconciler, Flower."""
+    from api.stack.up import Address, Stack
+
+    def show(address: Address) -> None:
+        out.print(f"\n[bold]Promptmill is ready at {address.base_url}[/bold]")
+        out.print(f"  OPENAI_BASE_URL={address.base_url}\n  OPENAI_API_KEY={address.api_key}", soft_wrap=True)
+        out.print(f"  Flower: {address.flower_url}  ({address.flower_user} / {address.flower_password})")
+        out.print(f"  Logs:   {address.log_dir}", soft_wrap=True)
+        out.print("Ctrl-C stops everything.")
+
+    stack = Stack(settings.load(), lambda message: out.print(f"  {message}", highlight=False))
+    asyncio.run(stack.run(show))
+
+
+@app.command()
+def demo(
+    *,
+    out_dir: Annotated[Path, typer.Option(help="Where the downloaded files go.")] = Path(".promptmill/demo"),
+) -> None:
+    """Run the main job end to end: start everything, submit two files with the openai SDK, download the results."""
+    from api import demo as demo_module
+
+    demo_module.run(settings.load(), out_dir, ROOT / "examples", out)
+
+
+@app.command()
+def serve() -> None:
+    """Run the HTTP service."""
+    from api.app import serve as serve_app
+
+    serve_app(settings.load())
+
+
+@app.command()
+def migrate(revision: Annotated[str, typer.Argument(help="Where to go; the newest by default.")] = "head") -> None:
+    """Bring the tables to the newest state. Safe to run twice, and by two at once."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(ROOT / "alembic.ini")
+    if revision == "head":
+        command.upgrade(config, revision)
+    else:
+        command.downgrade(config, revision)
+
+
+@key_commands.command("create")
+def create_key(
+    *,
+    project: Annotated[str, typer.Option(help="The project; it is made if it is new.")] = "default",
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+) -> None:
+    """Make an API key and print it. It is shown this once."""
+    from api import admin
+
+    sys.stdout.write(admin.create_key(settings.load(), project=project, name=name) + "\n")
+
+
+@key_commands.command("list")
+def list_keys() -> None:
+    """List the API keys, without their secrets."""
+    from api import admin
+
+    table = Table("id", "name", "project", "created", "revoked")
+    for key in admin.list_keys(settings.load()):
+        table.add_row(key.id, key.name, key.project, key.created_at, "yes" if key.revoked else "no")
+    out.print(table)
+
+
+@key_commands.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id: the part between pm_ and the next _.")],
+) -> None:
+    """Make an API key useless, at once."""
+    from api import admin
+
+    admin.revoke_key(settings.load(), key_id)
+
+
+def _add_other_commands() -> None:
+    for entry in entry_points(group="promptmill.commands"):
+        app.command(entry.name, help=_HELP.get(entry.name))(_other(entry))
+
+
+def _other(entry: EntryPoint) -> Callable[[], None]:
+    def command() -> None:
+        sys.exit(entry.load()())
+
+    return command
+
+
+_HELP = {
+    "worker": "Run a worker: one engine, fed from the queue. SIGTERM drains it.",
+    "reconciler": "Run the reconciler: takes back the work of dead workers, ends batches.",
+    "flower": "Run Flower, the queue's web page: read-only, on loopback, with a password.",
+}
+
+
+def main() -> None:
+    """Run the command line."""
+    _add_other_commands()
+    try:
+        app()
+    except PromptmillError as error:
+        err.print(f"promptmill: {error.message}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,94 @@
+"""Every error leaves the server as `{"error": {message, type, param, code}}`; this is the one table of statuses.
+
+The SDK builds its exceptions from that body. FastAPI's own `{"detail": ...}` would leave `e.code` and `e.param` empty.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from jobs import errors, telemetry
+from jobs.protocol import ErrorBody, ErrorEnvelope
+
+log = telemetry.get_logger(__name__)
+
+INVALID = "invalid_request_error"
+# Status, wire type and headers of each error; the first class that fits counts.
+_TABLE: list[tuple[type[errors.PromptmillError], int, str, dict[str, str]]] = [
+    (errors.PayloadTooLarge, 413, INVALID, {}),
+    (errors.InvalidRequest, 400, INVALID, {}),
+    (errors.AuthenticationFailed, 401, INVALID, {"www-authenticate": "Bearer"}),
+    (errors.NotFound, 404, INVALID, {}),
+    # The SDK retries a 409 unless it is told that this one is final.
+    (errors.StateConflict, 409, INVALID, {"x-should-retry": "false"}),
+    (errors.Unavailable, 503, "server_error", {"retry-after": "5"}),
+]
+_TYPES = {"missing": "missing_required_parameter"}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` in the contract's shape."""
+    app.add_exception_handler(errors.PromptmillError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+def reply(
+    status: int,
+    message: str,
+    *,
+    kind: str = INVALID,
+    param: str | None = None,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """Return an error in the contract's shape."""
+    envelope = ErrorEnvelope(error=ErrorBody(message=message, type=kind, param=param, code=code))
+    return JSONResponse(envelope.model_dump(), status_code=status, headers=headers)
+
+
+async def _ours(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.PromptmillError)
+    for kind, status, wire_type, headers in _TABLE:
+        if isinstance(error, kind):
+            return reply(
+                status, error.message, kind=wire_type, param=error.param, code=error.code, headers=dict(headers)
+            )
+    return unexpected(error)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """Answer what FastAPI or pydantic refused with 400, naming the parameter."""
+    assert isinstance(error, RequestValidationError)
+    problem: dict[str, Any] = error.errors()[0]
+    if problem["type"] == "json_invalid":
+        return reply(400, "We could not parse the JSON body of your request.")
+    param = ".".join(str(part) for part in problem["loc"][1:]) or None
+    if problem["type"] == "missing":
+        message = f"Missing required parameter: '{param}'."
+    else:
+        message = f"Invalid value for '{param}': {problem['msg']}."
+    return reply(400, message, param=param, code=_TYPES.get(problem["type"], "invalid_value"))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    code = None
+    if error.status_code == 404:
+        message, code = f"Invalid URL ({request.method} {request.url.path})", "unknown_url"
+    if error.status_code == 405:
+        message = f"Not allowed to {request.method} on {request.url.path}"
+        code = "method_not_supported"
+    headers = dict(error.headers) if error.headers else None
+    return reply(error.status_code, message, code=code, headers=headers)
+
+
+def unexpected(error: Exception) -> JSONResponse:
+    """Return the answer to an error that nobody thought of, and log it."""
+    # The message may quote a client's data: the class is all that leaves, to the log and to the client.
+    log.error("unexpected_error", error=type(error).__name__, exc_info=error)
+    return reply(500, "The server had an error while processing your request.", kind="server_error")

@@ -1,0 +1,48 @@
+"""What happens around every call: an id for it, and a line in the log."""
+
+import time
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import errors
+from jobs import ids, telemetry
+
+log = telemetry.get_logger(__name__)
+
+
+class RequestIds:
+    """Gives each call an id: in the reply's `x-request-id`, where the SDK looks for it, and in every log line."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        call_id, started, status = ids.new_call_id(), time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = call_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=call_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                if status:
+                    raise
+                await errors.unexpected(error)(scope, receive, send_with_id)
+            finally:
+                _log(scope, status, time.perf_counter() - started)
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    # The route's pattern, not the path: a path may hold anything a client likes to write.
+    route = getattr(scope.get("route"), "path", None)
+    log.info("call", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))

@@ -1,0 +1,63 @@
+"""`/v1/batches`: create, list, read, cancel."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Query
+
+from api import batch_rules
+from api.context import Authenticated, Context, Here
+from jobs import batches
+from jobs.keys import Caller
+from jobs.protocol import Batch, BatchCreate, Page
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+
+@router.post("")
+async def create_batch(asked: BatchCreate, caller: Authenticated, context: Here, later: BackgroundTasks) -> Batch:
+    """Create a batch. When this answers, the batch is committed, and so is everything that is to be run for it."""
+    new = batch_rules.check(asked)
+    batch_id = await context.transaction(
+        lambda connection: batches.create(connection, caller.project_id, new, context.settings)
+    )
+    # After the answer: Redis may be slow or away, and nothing depends on it.
+    later.add_task(context.dispatcher.hint_batch, batch_id)
+    return await _retrieve(context, caller, batch_id)
+
+
+@router.get("")
+async def list_batches(
+    caller: Authenticated,
+    context: Here,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Page[Batch]:
+    """List the project's batches, newest first."""
+    show_partial = context.settings.api.show_partial_output
+    data, has_more = await context.transaction(
+        lambda connection: batches.list_page(
+            connection, caller.project_id, after=after, limit=limit, show_partial=show_partial
+        )
+    )
+    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
+    return Page(data=data, first_id=first_id, last_id=last_id, has_more=has_more)
+
+
+@router.get("/{batch_id}")
+async def retrieve_batch(batch_id: str, caller: Authenticated, context: Here) -> Batch:
+    """Describe a batch. Its counts are exact."""
+    return await _retrieve(context, caller, batch_id)
+
+
+@router.post("/{batch_id}/cancel")
+async def cancel_batch(batch_id: str, caller: Authenticated, context: Here) -> Batch:
+    """Cancel a batch. What has finished is kept."""
+    await context.transaction(lambda connection: batches.cancel(connection, caller.project_id, batch_id))
+    return await _retrieve(context, caller, batch_id)
+
+
+async def _retrieve(context: Context, caller: Caller, batch_id: str) -> Batch:
+    show_partial = context.settings.api.show_partial_output
+    return await context.transaction(
+        lambda connection: batches.find(connection, caller.project_id, batch_id, show_partial=show_partial)
+    )

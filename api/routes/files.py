@@ -1,0 +1,142 @@
+"""`/v1/files`: upload, list, read, delete."""
+
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from api import multipart
+from api.context import Authenticated, Context, Here
+from jobs import content, files
+from jobs.errors import InvalidRequest
+from jobs.ingest import Ingest
+from jobs.keys import Caller
+from jobs.protocol import File, FileDeleted, Page
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+PURPOSES = ("batch",)
+MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
+# Spelt by the SDK with brackets, as nested form fields are.
+ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+
+
+@router.post(
+    "",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file", "purpose"],
+                        "properties": {
+                            "file": {"type": "string", "format": "binary"},
+                            "purpose": {"type": "string", "enum": list(PURPOSES)},
+                            ANCHOR: {"type": "string", "enum": ["created_at"]},
+                            SECONDS: {"type": "integer", "minimum": MIN_LIFE_SECONDS, "maximum": MAX_LIFE_SECONDS},
+                        },
+                    }
+                }
+            },
+        }
+    },
+)
+async def create_file(request: Request, caller: Authenticated, context: Here) -> File:
+    """Upload a JSONL file. When this answers, its bytes are committed."""
+    ingest = Ingest(context.database, context.settings.limits, caller.project_id)
+    try:
+        content_type = request.headers.get("content-type", "")
+        form = await multipart.receive(request.stream(), content_type, ingest.feed)
+        file_id = await run_in_threadpool(_finish, ingest, form)
+    except BaseException:
+        # A client that hung up is among them: half a file is no file.
+        await run_in_threadpool(ingest.discard)
+        raise
+    return await _retrieve(context, caller, file_id)
+
+
+def _finish(ingest: Ingest, form: multipart.Form) -> str:
+    if form.filename is None:
+        message = "Missing required parameter: 'file'."
+        raise InvalidRequest(message, param="file", code="missing_required_parameter")
+    purpose = form.fields.get("purpose")
+    if purpose is None:
+        message = "Missing required parameter: 'purpose'."
+        raise InvalidRequest(message, param="purpose", code="missing_required_parameter")
+    if purpose not in PURPOSES:
+        message = f"Invalid value: '{purpose}'. Supported values are: {_listed(PURPOSES)}."
+        raise InvalidRequest(message, param="purpose", code="invalid_value")
+    return ingest.finish(filename=form.filename, purpose=purpose, expires_after_seconds=_life(form.fields))
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
+
+
+def _life(fields: dict[str, str]) -> int | None:
+    if ANCHOR not in fields and SECONDS not in fields:
+        return None
+    if fields.get(ANCHOR) != "created_at":
+        message = "Invalid value: 'expires_after.anchor' must be 'created_at'."
+        raise InvalidRequest(message, param="expires_after.anchor", code="invalid_value")
+    seconds = fields.get(SECONDS, "")
+    if not seconds.isdecimal() or not MIN_LIFE_SECONDS <= int(seconds) <= MAX_LIFE_SECONDS:
+        message = f"'expires_after.seconds' must be an integer from {MIN_LIFE_SECONDS} to {MAX_LIFE_SECONDS}."
+        raise InvalidRequest(message, param="expires_after.seconds", code="invalid_value")
+    return int(seconds)
+
+
+@router.get("")
+async def list_files(
+    caller: Authenticated,
+    context: Here,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+) -> Page[File]:
+    """List the project's files, newest first unless asked otherwise."""
+    data, has_more = await context.transaction(
+        lambda connection: files.list_page(
+            connection, caller.project_id, purpose=purpose, after=after, limit=limit, newest_first=order == "desc"
+        )
+    )
+    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
+    return Page(data=data, first_id=first_id, last_id=last_id, has_more=has_more)
+
+
+@router.get("/{file_id}")
+async def retrieve_file(file_id: str, caller: Authenticated, context: Here) -> File:
+    """Describe a file. The output and error files of a running batch are described as far as they are written."""
+    return await _retrieve(context, caller, file_id)
+
+
+async def _retrieve(context: Context, caller: Caller, file_id: str) -> File:
+    return await context.transaction(
+        lambda connection: files.to_wire(files.find(connection, caller.project_id, file_id))
+    )
+
+
+@router.delete("/{file_id}")
+async def delete_file(file_id: str, caller: Authenticated, context: Here) -> FileDeleted:
+    """Delete a file. A batch that reads it runs on with what it read from."""
+    await context.transaction(lambda connection: files.mark_deleted(connection, caller.project_id, file_id))
+    return FileDeleted(id=file_id)
+
+
+@router.get("/{file_id}/content", response_class=StreamingResponse)
+async def retrieve_content(file_id: str, caller: Authenticated, context: Here) -> StreamingResponse:
+    """Stream the bytes of a file: an input file as it was sent, a result file in input order."""
+    row = await context.transaction(lambda connection: files.find(connection, caller.project_id, file_id))
+    source = content.Source(row.id, row.batch_id, is_error=row.id.endswith("-error"))
+    headers = {
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}",
+        "x-content-type-options": "nosniff",
+    }
+    return StreamingResponse(
+        content.stream(context.database, source), media_type="application/octet-stream", headers=headers
+    )

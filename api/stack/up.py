@@ -1,0 +1,222 @@
+"""Puts the stack together: which programs, in which order, with which ports and secrets."""
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from api.stack import credentials, postgres, valkey
+from api.stack.program import Program, Ready, free_port, http_ok, promptmill, require_free
+from api.stack.supervisor import Supervisor
+from jobs import db, keys
+from jobs.errors import ConfigurationError
+from jobs.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+# A worker loads its model before it is ready; Flower takes its time.
+SLOW_START_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Address:
+    """How to reach a running stack. In `stack.json` of its data directory while it runs."""
+
+    base_url: str
+    api_key: str
+    flower_url: str
+    flower_user: str
+    flower_password: str
+    log_dir: str
+
+
+class Stack:
+    """`promptmill up`. What the settings name a URL for is used, not started."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+        self._settings, self._report = settings, report
+        self._home = settings.data_dir.resolve()
+        self._logs = self._home / "logs"
+        self._own_postgres = "database_url" not in settings.model_fields_set
+        self._own_valkey = "redis_url" not in settings.model_fields_set
+        self._postgres_port, self._valkey_port = free_port(), free_port()
+
+    async def run(self, on_ready: Callable[[Address], None]) -> None:
+        """Start everything, call `on_ready`, and stop everything again on SIGINT, SIGTERM or a failure.
+
+        Raises:
+            ConfigurationError: a port is taken, a wheel is missing, or another stack uses the data directory.
+            StartFailed: a program did not start, or kept ending; the others are stopped.
+        """
+        with self._lock():
+            self._require_ports()
+            self._credentials = credentials.load(self._home)
+            if self._own_postgres:
+                postgres.initialise(self._home / "postgres", self._credentials.postgres)
+            await self._supervise(on_ready)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._home / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"Another `promptmill up` uses {self._home}. Stop it, or set PROMPTMILL_DATA_DIR."
+                raise ConfigurationError(message) from None
+            yield
+
+    def _require_ports(self) -> None:
+        require_free(self._settings.api.host, self._settings.api.port, "PROMPTMILL_API__PORT")
+        require_free(LOOPBACK, self._settings.flower.port, "PROMPTMILL_FLOWER__PORT")
+
+    async def _supervise(self, on_ready: Callable[[Address], None]) -> None:
+        supervisor = Supervisor(self._logs, self._report)
+        await supervisor.open()
+        starting = asyncio.create_task(self._start(supervisor))
+        stopping = asyncio.create_task(supervisor.stopping.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                address = starting.result()
+                supervisor.watch()
+                with self._published(address):
+                    on_ready(address)
+                    await stopping
+        finally:
+            starting.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await starting
+            await supervisor.stop_all()
+            stopping.cancel()
+
+    async def _start(self, supervisor: Supervisor) -> Address:
+        if self._own_postgres:
+            await self._step(supervisor, self._postgres())
+            await asyncio.to_thread(postgres.ensure_database, self._postgres_port, self._credentials.postgres)
+        if self._own_valkey:
+            await self._step(
+                supervisor, valkey.program(self._home / "valkey", self._valkey_port, self._credentials.valkey)
+            )
+        await self._step(supervisor, Program("migrate", promptmill("migrate"), None, self._environment()))
+        api_key = await asyncio.to_thread(self._api_key)
+        # These do not need each other to start.
+        await asyncio.gather(*(self._step(supervisor, program) for program in self._services()))
+        return self._address(api_key)
+
+    async def _step(self, supervisor: Supervisor, program: Program) -> None:
+        await supervisor.start(program)
+        self._report(f"{program.name} is ready" if program.ready else f"{program.name} is done")
+
+    def _postgres(self) -> Program:
+        return postgres.program(self._home / "postgres", self._postgres_port, self._credentials.postgres)
+
+    def _services(self) -> list[Program]:
+        environment = self._environment()
+        host, port = self._settings.api.host, self._settings.api.port
+        worker_grace = self._settings.worker.drain_seconds + 10
+        return [
+            Program("api", promptmill("serve"), lambda: http_ok(host, port, "/readyz"), environment),
+            Program(
+                "reconciler", promptmill("reconciler"), self._logged("reconciler", "reconciler_ready"), environment
+            ),
+            Program(
+                "worker",
+                promptmill("worker"),
+                self._logged("worker", "worker_ready"),
+                environment,
+                grace_seconds=worker_grace,
+                start_seconds=SLOW_START_SECONDS,
+            ),
+            Program(
+                "flower",
+                promptmill("flower"),
+                lambda: http_ok(LOOPBACK, self._settings.flower.port, "/healthcheck"),
+                environment,
+            ),
+        ]
+
+    def _logged(self, name: str, event: str) -> Ready:
+        """Return a check whether a program has logged `event` since now."""
+        path = self._logs / f"{name}.log"
+        size = path.stat().st_size if path.exists() else 0
+
+        async def ready() -> bool:
+            if not path.exists():
+                return False
+            with path.open("rb") as file:
+                file.seek(size)
+                return event.encode() in file.read()
+
+        return ready
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PROMPTMILL_DATABASE_URL": self._database_url(),
+            "PROMPTMILL_REDIS_URL": self._redis_url(),
+            "PROMPTMILL_FLOWER__PASSWORD": self._flower_password(),
+        }
+
+    def _database_url(self) -> str:
+        if self._own_postgres:
+            return postgres.url(self._postgres_port, self._credentials.postgres)
+        return self._settings.database_url.get_secret_value()
+
+    def _redis_url(self) -> str:
+        if self._own_valkey:
+            return valkey.url(self._valkey_port, self._credentials.valkey)
+        return self._settings.redis_url.get_secret_value()
+
+    def _flower_password(self) -> str:
+        chosen = self._settings.flower.password
+        return chosen.get_secret_value() if chosen else self._credentials.flower
+
+    def _api_key(self) -> str:
+        """Return the key that the stack shows: the one from last time if it still opens anything, else a new one."""
+        engine = db.make_engine(self._database_url(), connections=1)
+        try:
+            with db.transaction(engine) as connection:
+                if not self._credentials.api_key or not keys.is_valid(connection, self._credentials.api_key):
+                    key = keys.create(connection, project=keys.DEFAULT_PROJECT, name="promptmill up")
+                    self._credentials.api_key = key
+            credentials.save(self._home, self._credentials)
+        finally:
+            engine.dispose()
+        assert self._credentials.api_key
+        return self._credentials.api_key
+
+    def _address(self, api_key: str) -> Address:
+        return Address(
+            base_url=f"http://{self._settings.api.host}:{self._settings.api.port}/v1",
+            api_key=api_key,
+            flower_url=f"http://{LOOPBACK}:{self._settings.flower.port}",
+            flower_user=self._settings.flower.user,
+            flower_password=self._flower_password(),
+            log_dir=str(self._logs),
+        )
+
+    @contextmanager
+    def _published(self, address: Address) -> Iterator[None]:
+        path = address_file(self._home)
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(asdict(address)))
+        try:
+            yield
+        finally:
+            path.unlink()
+
+
+def address_file(home: Path) -> Path:
+    return home / "stack.json"
+
+
+def read_address(home: Path) -> Address | None:
+    """Return how to reach the stack that runs on the data directory; None if none is ready."""
+    try:
+        return Address(**json.loads(address_file(home).read_text()))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None

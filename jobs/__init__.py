@@ -1,0 +1,1 @@
+"""The domain of Promptmill: wire types, states, tables, ingest, leases and results. No web framework, no engine."""

@@ -1,0 +1,312 @@
+"""Batches of a project: create, read, list, cancel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, text, tuple_, update
+
+from jobs import ids, sharding, transitions
+from jobs.errors import NotFound, StateConflict
+from jobs.protocol import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    InputTokensDetails,
+    OutputTokensDetails,
+    RequestCounts,
+    Usage,
+)
+from jobs.settings import Settings
+from jobs.states import TERMINAL, BatchStatus, ShardState
+from jobs.tables import batches, files, lines, shards
+
+WINDOW_SECONDS = {"24h": 86_400}
+_TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+
+
+@dataclass(frozen=True)
+class NewBatch:
+    """What a client asks for. Its parameters have been checked, its input file has not."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    output_expires_after_seconds: int | None = None
+
+
+def create(connection: Connection, project_id: str, new: NewBatch, settings: Settings) -> str:
+    """Write a batch, its request index and its shards, and return its id. It is in progress, or has failed validation.
+
+    A missing file and bad lines are not errors of this call: the contract has the batch created, then `failed`.
+    """
+    source = _lock_source(connection, project_id, new.input_file_id)
+    batch_id = _insert(connection, project_id, new, source)
+    problems = _validate(connection, new, source, settings)
+    if problems or source is None:
+        _fail(connection, batch_id, problems)
+        return batch_id
+    _write_requests(connection, batch_id, source.id)
+    _write_shards(connection, batch_id, project_id, source, settings)
+    transitions.move(connection, batch_id, BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
+    return batch_id
+
+
+def _lock_source(connection: Connection, project_id: str, file_id: str) -> Row[Any] | None:
+    """Return the input file and keep it from being deleted until the batch is written."""
+    visible = (files.c.status == "processed") & files.c.deleted_at.is_(None) & files.c.batch_id.is_(None)
+    alive = files.c.expires_at.is_(None) | (files.c.expires_at > func.app_now())
+    statement = select(files).where(files.c.project_id == project_id, files.c.id == file_id, visible, alive)
+    return connection.execute(statement.with_for_update(read=True)).one_or_none()
+
+
+def _insert(connection: Connection, project_id: str, new: NewBatch, source: Row[Any] | None) -> str:
+    batch_id = ids.new_batch_id()
+    values = {
+        "id": batch_id,
+        "project_id": project_id,
+        "input_file_id": new.input_file_id,
+        "source_file_id": source and source.id,
+        "endpoint": new.endpoint,
+        "completion_window": new.completion_window,
+        "model": source.models[0] if source is not None and len(source.models) == 1 else None,
+        "metadata": new.metadata,
+        "output_expires_after_seconds": new.output_expires_after_seconds,
+        "expires_at": func.app_now() + timedelta(seconds=WINDOW_SECONDS[new.completion_window]),
+    }
+    connection.execute(insert(batches).values(values))
+    return batch_id
+
+
+def _validate(connection: Connection, new: NewBatch, source: Row[Any] | None, settings: Settings) -> list[BatchError]:
+    """Return everything that keeps the batch from running, in line order."""
+    if source is None:
+        message = f"Cannot find file {new.input_file_id}, or your project does not have access to it."
+        return [BatchError(code="invalid_request", message=message, param="file_id")]
+    problems = [BatchError(**problem) for problem in source.problems or ()]
+    if source.urls != [new.endpoint] or len(source.models) > 1:
+        problems += _mismatches(connection, source.id, new.endpoint)
+    if len(source.models) == 1:
+        problems += _unknown_model(connection, source.models[0], settings)
+    problems.sort(key=lambda problem: problem.line or 0)
+    return problems[: settings.limits.max_reported_lines]
+
+
+class _Target(msgspec.Struct):
+    class Body(msgspec.Struct):
+        model: str
+
+    url: str
+    body: Body
+
+
+def _mismatches(connection: Connection, file_id: str, endpoint: str) -> list[BatchError]:
+    """Read the lines again, only when the file's summary says that some do not fit."""
+    statement = select(lines.c.line_no, lines.c.content).where(
+        lines.c.file_id == file_id, lines.c.custom_id.is_not(None)
+    )
+    decode = msgspec.json.Decoder(_Target).decode
+    problems = []
+    first_model = None
+    for line_no, content in connection.execution_options(yield_per=100).execute(statement.order_by(lines.c.line_no)):
+        target = decode(bytes(content).removeprefix(b"\xef\xbb\xbf"))
+        first_model = first_model or target.body.model
+        if target.url != endpoint:
+            message = "The URL provided for this request does not match the batch endpoint."
+            problems.append(BatchError(code="invalid_url", message=message, param="url", line=line_no))
+        if target.body.model != first_model:
+            message = f"All requests of a batch must use one model; the first line's is '{first_model}'."
+            problems.append(BatchError(code="model_mismatch", message=message, param="body.model", line=line_no))
+    return problems
+
+
+def _unknown_model(connection: Connection, model: str, settings: Settings) -> list[BatchError]:
+    if model in served_models(connection, settings):
+        return []
+    message = f"The provided model '{model}' is not supported by the Batch API."
+    return [BatchError(code="model_not_found", message=message, param="body.model")]
+
+
+def served_models(connection: Connection, settings: Settings) -> dict[str, int]:
+    """Map each model that a worker serves, or served lately, to when it was first served (Unix seconds)."""
+    statement = text(
+        """
+        SELECT model, min(started_at) AS since FROM workers, unnest(models) AS model
+        WHERE seen_at > app_now() - make_interval(secs => :memory) GROUP BY model ORDER BY model
+        """
+    )
+    rows = connection.execute(statement, {"memory": settings.retention.model_memory_seconds})
+    return {row.model: int(row.since.timestamp()) for row in rows}
+
+
+def _fail(connection: Connection, batch_id: str, problems: Sequence[BatchError]) -> None:
+    errors = [problem.model_dump() for problem in problems]
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(errors=errors))
+    transitions.move(connection, batch_id, BatchStatus.VALIDATING, BatchStatus.FAILED)
+
+
+def _write_requests(connection: Connection, batch_id: str, file_id: str) -> None:
+    statement = text(
+        """
+        INSERT INTO requests (batch_id, line_no, custom_id)
+        SELECT :batch_id, line_no, custom_id FROM lines
+        WHERE file_id = :file_id AND custom_id IS NOT NULL ORDER BY line_no
+        """
+    )
+    connection.execute(statement, {"batch_id": batch_id, "file_id": file_id})
+
+
+def _write_shards(connection: Connection, batch_id: str, project_id: str, source: Row[Any], settings: Settings) -> None:
+    sizes = connection.execute(
+        select(lines.c.line_no, func.octet_length(lines.c.content))
+        .where(lines.c.file_id == source.id, lines.c.custom_id.is_not(None))
+        .order_by(lines.c.line_no)
+    )
+    cuts = sharding.cut(
+        ((line_no, size) for line_no, size in sizes),
+        max_requests=settings.shards.max_requests,
+        max_bytes=settings.shards.max_bytes,
+    )
+    common = {"project_id": project_id, "batch_id": batch_id, "model": source.models[0]}
+    rows = [
+        {
+            **common,
+            "id": ids.new_shard_id(),
+            "number": number,
+            "first_line": piece.first_line,
+            "last_line": piece.last_line,
+            "total": piece.total,
+        }
+        for number, piece in enumerate(cuts)
+    ]
+    connection.execute(insert(shards), rows)
+
+
+def _select() -> Select[Any]:
+    """Select batches with their counts, which are exact: outcomes and shard counters commit together."""
+    sums = (
+        select(
+            *(
+                func.coalesce(func.sum(shards.c[name]), 0).label(name)
+                for name in (
+                    "total",
+                    "completed",
+                    "failed",
+                    "input_tokens",
+                    "cached_tokens",
+                    "output_tokens",
+                    "reasoning_tokens",
+                )
+            )
+        )
+        .where(shards.c.batch_id == batches.c.id)
+        .lateral("sums")
+    )
+    return select(batches, *sums.c).join(sums, text("true"))
+
+
+def find(connection: Connection, project_id: str, batch_id: str, *, show_partial: bool) -> Batch:
+    """Return a batch.
+
+    Raises:
+        NotFound: no such batch in this project.
+    """
+    statement = _select().where(batches.c.project_id == project_id, batches.c.id == batch_id)
+    if (row := connection.execute(statement).one_or_none()) is None:
+        raise _not_found(batch_id)
+    return to_wire(row, show_partial=show_partial)
+
+
+def _not_found(batch_id: str, param: str | None = None) -> NotFound:
+    return NotFound(f"No batch found with id '{batch_id}'.", param=param)
+
+
+def list_page(
+    connection: Connection, project_id: str, *, after: str | None, limit: int, show_partial: bool
+) -> tuple[list[Batch], bool]:
+    """Return up to `limit` batches, newest first, after the batch `after`, and whether more follow.
+
+    Raises:
+        NotFound: `after` names no batch of this project.
+    """
+    statement = _select().where(batches.c.project_id == project_id)
+    if after:
+        place = select(batches.c.created_at, batches.c.id)
+        mark = connection.execute(place.where(batches.c.project_id == project_id, batches.c.id == after)).one_or_none()
+        if mark is None:
+            raise _not_found(after, "after")
+        statement = statement.where(tuple_(batches.c.created_at, batches.c.id) < tuple_(*mark))
+    statement = statement.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit + 1)
+    rows = connection.execute(statement).all()
+    return [to_wire(row, show_partial=show_partial) for row in rows[:limit]], len(rows) > limit
+
+
+def cancel(connection: Connection, project_id: str, batch_id: str) -> None:
+    """Bring a batch to `cancelling`: nothing of it is claimed any more. Cancelling twice changes nothing.
+
+    Raises:
+        NotFound: no such batch in this project.
+        StateConflict: it has ended in another way.
+    """
+    statement = select(batches.c.status).where(batches.c.project_id == project_id, batches.c.id == batch_id)
+    status = connection.execute(statement.with_for_update()).scalar_one_or_none()
+    if status is None:
+        raise _not_found(batch_id)
+    if status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
+        return
+    if status in TERMINAL or status == BatchStatus.FINALIZING:
+        message = f"Cannot cancel a batch with status '{status}'."
+        raise StateConflict(message)
+    transitions.move(connection, batch_id, BatchStatus(status), BatchStatus.CANCELLING)
+    transitions.stop_queued(connection, batch_id)
+
+
+def to_wire(row: Row[Any], *, show_partial: bool) -> Batch:
+    shown = show_partial or row.status in TERMINAL
+    output = ids.result_file_id(row.id, "output") if shown and row.completed else None
+    error = ids.result_file_id(row.id, "error") if shown and row.failed else None
+    times = {f"{name}_at": _unix(getattr(row, f"{name}_at")) for name in _TIMES}
+    return Batch(
+        id=row.id,
+        endpoint=row.endpoint,
+        model=row.model,
+        errors=BatchErrors(data=[BatchError(**problem) for problem in row.errors]) if row.errors else None,
+        input_file_id=row.input_file_id,
+        completion_window=row.completion_window,
+        status=BatchStatus(row.status),
+        output_file_id=output,
+        error_file_id=error,
+        created_at=int(row.created_at.timestamp()),
+        expires_at=_unix(row.expires_at),
+        request_counts=RequestCounts(total=row.total, completed=row.completed, failed=row.failed),
+        usage=_usage(row),
+        metadata=row.metadata,
+        **times,
+    )
+
+
+def _unix(moment: Any) -> int | None:  # noqa: ANN401  a datetime or null, as the row has it
+    return None if moment is None else int(moment.timestamp())
+
+
+def _usage(row: Row[Any]) -> Usage | None:
+    if row.status == BatchStatus.FAILED:
+        return None
+    return Usage(
+        input_tokens=row.input_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=row.cached_tokens),
+        output_tokens=row.output_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=row.reasoning_tokens),
+        total_tokens=row.input_tokens + row.output_tokens,
+    )
+
+
+def shards_without_hint(connection: Connection, batch_id: str) -> list[str]:
+    """Return the ids of the batch's shards that Celery has not been told of, in order."""
+    statement = select(shards.c.id).where(
+        shards.c.batch_id == bindparam("batch_id"), shards.c.state == ShardState.QUEUED, shards.c.hinted_at.is_(None)
+    )
+    return list(connection.execute(statement.order_by(shards.c.number), {"batch_id": batch_id}).scalars())

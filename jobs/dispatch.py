@@ -1,0 +1,117 @@
+"""Hints to workers, through Celery on Redis: "this shard waits". A hint carries an id and obliges nobody.
+
+    queue `shards.<model>`    task `shards.run`    arguments: [shard id]
+
+What the settings below answer to was measured or read in celery 5.7 and kombu 5.7; docs/decisions/0003 has the list.
+"""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from celery import Celery
+from kombu import Queue
+from sqlalchemy import Engine, bindparam, func, select, update
+
+from jobs import batches, db, lifecycle, telemetry
+from jobs.settings import Settings
+from jobs.tables import shards
+
+RUN_SHARD = "shards.run"
+_HINTS_PER_TRANSACTION = 100
+
+log = telemetry.get_logger(__name__)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Return a Celery app for producers and workers. Nothing is connected yet."""
+    app = Celery("promptmill", broker=settings.redis_url.get_secret_value(), set_as_current=False)
+    app.conf.update(
+        # JSON only: one line here would otherwise let anybody with Redis access run code in a worker.
+        task_serializer="json",
+        accept_content=["json"],
+        # Results are rows. A Redis back-end would expire them and leak memory.
+        task_ignore_result=True,
+        result_backend=None,
+        # One re-driver only, and that is Postgres: Celery's own redelivery loses or doubles tasks.
+        task_acks_late=False,
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        # With it on, whoever can write to Redis can shut workers down.
+        worker_enable_remote_control=False,
+        # A Redis that is away must not take a worker down, nor block a producer.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_publish_retry=False,
+        broker_transport_options={
+            "visibility_timeout": 3_600,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "global_keyprefix": "promptmill:",
+        },
+        # Flower lives on these.
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        event_queue_ttl=60,
+        task_create_missing_queues=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        task_track_started=True,
+    )
+    return app
+
+
+def queue_for(model: str) -> Queue:
+    """Return the queue of the workers that serve `model`."""
+    name = f"shards.{quote(model, safe='')}"
+    return Queue(name, routing_key=name)
+
+
+class Dispatcher:
+    """Sends hints. Best effort: a hint that cannot be sent now is sent by the reconciler."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._celery = make_celery(settings)
+
+    def hint_batch(self, batch_id: str) -> None:
+        """Announce the shards of a batch that was just committed. Does not raise."""
+        try:
+            with db.transaction(self._engine) as connection:
+                shard_ids = batches.shards_without_hint(connection, batch_id)
+            self.hint(shard_ids)
+        except Exception as error:  # noqa: BLE001  the reconciler will do it; the batch is safe
+            log.warning("hints_failed", batch_id=batch_id, error=type(error).__name__)
+
+    def hint_overdue(self, hint_seconds: float) -> int:
+        """Announce queued shards whose hint was never sent or seems lost; return how many."""
+        with db.transaction(self._engine) as connection:
+            shard_ids = lifecycle.to_hint(connection, hint_seconds=hint_seconds)
+        self.hint(shard_ids)
+        return len(shard_ids)
+
+    def hint(self, shard_ids: Sequence[str]) -> None:
+        """Announce shards, in this order, and note when. Raises what Celery or Postgres raises."""
+        for start in range(0, len(shard_ids), _HINTS_PER_TRANSACTION):
+            self._hint_some(shard_ids[start : start + _HINTS_PER_TRANSACTION])
+
+    def _hint_some(self, shard_ids: Sequence[str]) -> None:
+        # Noted before they are sent: a worker that is quicker than our commit would find no hint to wait for.
+        statement = update(shards).where(shards.c.id.in_(bindparam("ids", expanding=True)))
+        chosen = select(shards).where(shards.c.id.in_(shard_ids)).order_by(shards.c.created_at, shards.c.number)
+        with db.transaction(self._engine) as connection:
+            connection.execute(statement.values(hinted_at=func.app_now()), {"ids": list(shard_ids)})
+            rows = connection.execute(chosen).all()
+        with self._celery.producer_or_acquire() as producer:
+            for row in rows:
+                self._celery.send_task(
+                    RUN_SHARD,
+                    args=[row.id],
+                    queue=queue_for(row.model),  # type: ignore[arg-type]  a Queue is declared, a name is not
+                    producer=producer,
+                    # What Flower shows in place of the arguments: ids and counts.
+                    argsrepr=f"({row.id}, {row.batch_id}, shard {row.number}, lines {row.first_line}-{row.last_line}, "
+                    f"{row.total} rows)",
+                )

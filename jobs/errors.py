@@ -1,0 +1,83 @@
+"""The whole exception tree of Promptmill.
+
+    PromptmillError               .code .param .message
+    ├ InvalidRequest              the client's fault; answered with 400
+    │ └ PayloadTooLarge           answered with 413
+    ├ AuthenticationFailed        answered with 401
+    ├ NotFound                    unknown here, or somebody else's: the same answer (404)
+    ├ StateConflict               legal at another time (409, never retried by the SDK)
+    ├ Unavailable                 Postgres or Redis is away (503, may be retried)
+    ├ LeaseLost                   a worker lost its shard and stops quietly; never counted against the batch
+    ├ ConfigurationError          a setting, a port or a file is wrong; the process does not start
+    └ EngineError
+      ├ RequestRejected           the engine refuses one request; its row fails, its neighbours go on
+      └ EngineFatal               the engine is gone; the process ends and its shards are run elsewhere
+
+A request that fails is data (`jobs.outcomes.Outcome`), not an exception: no error of one row leaves its row.
+"""
+
+
+class PromptmillError(Exception):
+    """Something went wrong in Promptmill."""
+
+    code: str | None = None
+
+    def __init__(self, message: str | None = None, *, code: str | None = None, param: str | None = None) -> None:
+        self.message = message or (self.__doc__ or "").splitlines()[0]
+        self.code = code or self.code
+        self.param = param
+        super().__init__(self.message)
+
+
+class InvalidRequest(PromptmillError):
+    """The request is not valid."""
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The payload is larger than this server accepts."""
+
+
+class AuthenticationFailed(PromptmillError):
+    """Incorrect API key provided."""
+
+    code = "invalid_api_key"
+
+
+class NotFound(PromptmillError):
+    """No such object."""
+
+
+class StateConflict(PromptmillError):
+    """The object is in a state that does not allow this."""
+
+
+class Unavailable(PromptmillError):
+    """The server is not able to answer right now. Please try again."""
+
+    code = "service_unavailable"
+
+
+class LeaseLost(PromptmillError):
+    """Another worker holds this shard now, or nobody may."""
+
+
+class ConfigurationError(PromptmillError):
+    """The configuration does not allow this process to start."""
+
+
+class EngineError(PromptmillError):
+    """The engine failed."""
+
+
+class RequestRejected(EngineError):
+    """The engine refuses this request. `status_code` goes into the row's response."""
+
+    def __init__(
+        self, message: str, *, status_code: int = 400, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.status_code = status_code
+
+
+class EngineFatal(EngineError):
+    """The engine died or hangs and must be started again."""

@@ -1,0 +1,110 @@
+"""Files of a project: input files as they were sent, output and error files as views over results."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, literal, null, select, tuple_, update
+
+from jobs import ids
+from jobs.errors import NotFound
+from jobs.protocol import File
+from jobs.states import TERMINAL
+from jobs.tables import batches, files, results
+
+RESULT_PURPOSE = "batch_output"
+
+_VISIBLE = (
+    (files.c.status == "processed")
+    & files.c.deleted_at.is_(None)
+    & (files.c.expires_at.is_(None) | (files.c.expires_at > func.app_now()))
+)
+
+
+def _select() -> Select[Any]:
+    return select(files).where(_VISIBLE)
+
+
+def to_wire(row: Row[Any]) -> File:
+    return File(
+        id=row.id,
+        bytes=row.bytes,
+        created_at=int(row.created_at.timestamp()),
+        expires_at=row.expires_at and int(row.expires_at.timestamp()),
+        filename=row.filename,
+        purpose=row.purpose,
+    )
+
+
+def find(connection: Connection, project_id: str, file_id: str) -> Row[Any]:
+    """Return the row of a file, or of the output or error file of a batch that is still running.
+
+    Raises:
+        NotFound: no such file in this project, or it is deleted, expired or not yet whole.
+    """
+    statement = _select().where(files.c.project_id == project_id, files.c.id == file_id)
+    row = connection.execute(statement).one_or_none() or _unpublished(connection, project_id, file_id)
+    if row is None:
+        message = f"No such File object: {file_id}"
+        raise NotFound(message, param="id")
+    return row
+
+
+def _unpublished(connection: Connection, project_id: str, file_id: str) -> Row[Any] | None:
+    """Describe the output or error file of a batch that has not ended: what is in it so far."""
+    if not (named := ids.parse_result_file_id(file_id)):
+        return None
+    batch_id, kind = named
+    size = (
+        select(func.coalesce(func.sum(func.octet_length(results.c.content)), 0))
+        .where(results.c.batch_id == batch_id, results.c.is_error == (kind == "error"))
+        .scalar_subquery()
+    )
+    statement = select(
+        literal(file_id).label("id"),
+        size.label("bytes"),
+        batches.c.created_at,
+        null().label("expires_at"),
+        literal(result_filename(batch_id, kind)).label("filename"),
+        literal(RESULT_PURPOSE).label("purpose"),
+        literal(batch_id).label("batch_id"),
+    ).where(batches.c.project_id == project_id, batches.c.id == batch_id, batches.c.status.not_in(TERMINAL))
+    return connection.execute(statement).one_or_none()
+
+
+def result_filename(batch_id: str, kind: ids.ResultKind) -> str:
+    return f"{batch_id}_{kind}.jsonl"
+
+
+def list_page(
+    connection: Connection, project_id: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
+) -> tuple[list[File], bool]:
+    """Return up to `limit` files after the file `after`, and whether more follow.
+
+    Raises:
+        NotFound: `after` names no file of this project.
+    """
+    key = tuple_(files.c.created_at, files.c.id)
+    statement = _select().where(files.c.project_id == project_id)
+    if purpose:
+        statement = statement.where(files.c.purpose == purpose)
+    if after:
+        # A deleted file still marks its place: a client that deletes while it lists loses no page.
+        place = select(files.c.created_at, files.c.id).where(files.c.project_id == project_id, files.c.id == after)
+        if (mark := connection.execute(place).one_or_none()) is None:
+            message = f"No such File object: {after}"
+            raise NotFound(message, param="after")
+        statement = statement.where(key < tuple_(*mark) if newest_first else key > tuple_(*mark))
+    order = (files.c.created_at.desc(), files.c.id.desc()) if newest_first else (files.c.created_at, files.c.id)
+    rows = connection.execute(statement.order_by(*order).limit(limit + 1)).all()
+    return [to_wire(row) for row in rows[:limit]], len(rows) > limit
+
+
+def mark_deleted(connection: Connection, project_id: str, file_id: str) -> None:
+    """Make a file unknown from now on. A batch that runs keeps reading its lines until it has ended.
+
+    Raises:
+        NotFound: no such file in this project.
+    """
+    find(connection, project_id, file_id)
+    connection.execute(
+        update(files).where(files.c.project_id == project_id, files.c.id == file_id).values(deleted_at=func.app_now())
+    )

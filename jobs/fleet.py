@@ -1,0 +1,34 @@
+"""The workers that are there, and what they serve."""
+
+import os
+import socket
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from sqlalchemy import Connection, func, insert, update
+
+from jobs.tables import workers
+
+
+def register(connection: Connection, worker_id: str, *, engine: str, models: Sequence[str]) -> None:
+    """Make a worker known; batches for its models are accepted from now on."""
+    connection.execute(
+        insert(workers).values(
+            id=worker_id,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            engine=engine,
+            models=list(models),
+            version=version("promptmill"),
+        )
+    )
+
+
+def note_seen(connection: Connection, worker_id: str) -> None:
+    connection.execute(update(workers).where(workers.c.id == worker_id).values(seen_at=func.app_now()))
+
+
+def note_stopped(connection: Connection, worker_id: str) -> None:
+    """Record that a worker ended in order. Its models stay known for a while: it may be restarting."""
+    statement = update(workers).where(workers.c.id == worker_id)
+    connection.execute(statement.values(seen_at=func.app_now(), stopped_at=func.app_now()))

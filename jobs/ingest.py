@@ -1,0 +1,192 @@
+"""Streams an upload into `lines`: exact bytes, checked line by line, in flat memory.
+
+    chunk -> lines -> parse -> packed rows -> COPY, committed every few megabytes
+
+No transaction is open while the client sends. The file is invisible until `finish`; what an upload that broke
+leaves behind, `discard` or the reconciler removes.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import Engine, delete, func, insert, update
+
+from jobs import db, ids, lines, pgcopy
+from jobs.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from jobs.protocol import BatchError
+from jobs.settings import Limits
+from jobs.tables import files
+from jobs.tables import lines as lines_table
+
+# Big enough that a commit costs nothing beside its rows, small enough to keep the memory of an upload flat.
+FLUSH_BYTES = 4_000_000
+# A file with more different values than this is not valid for any batch; the summary need not grow further.
+MAX_DISTINCT = 100
+COPY_LINES = "COPY lines (file_id, line_no, custom_id, content) FROM STDIN (FORMAT BINARY)"
+
+
+@dataclass
+class _Summary:
+    """What is known of the file so far."""
+
+    size: int = 0
+    line_no: int = 0
+    requests: int = 0
+    urls: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)
+    first_lines: dict[str, int] = field(default_factory=dict)
+    problems: list[BatchError] = field(default_factory=list)
+
+
+class Ingest:
+    """One upload. `feed` every chunk in order, then `finish`; on any error `discard`."""
+
+    def __init__(self, engine: Engine, limits: Limits, project_id: str) -> None:
+        self.file_id = ids.new_file_id()
+        self._engine, self._limits, self._project_id = engine, limits, project_id
+        self._sum = _Summary()
+        self._sha256 = hashlib.sha256()
+        self._rest = b""
+        self._packed: list[bytes] = []
+        self._packed_bytes = 0
+        self._row_start = pgcopy.row_start(4) + pgcopy.field(self.file_id.encode())
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the file. Blocks while rows are written.
+
+        Raises:
+            PayloadTooLarge: the file is larger than `limits.max_file_bytes`.
+            InvalidRequest: the first line is not JSON, or a line is longer than `limits.max_line_bytes`.
+            Unavailable: Postgres is away.
+        """
+        self._sum.size += len(chunk)
+        if self._sum.size > self._limits.max_file_bytes:
+            message = f"File is too large. The limit is {self._limits.max_file_bytes} bytes."
+            raise PayloadTooLarge(message, param="file", code="file_too_large")
+        self._sha256.update(chunk)
+        *complete, self._rest = (self._rest + chunk).split(b"\n")
+        for content in complete:
+            self._line(content, b"\n")
+        self._check_length(self._rest)
+
+    def finish(self, *, filename: str, purpose: str, expires_after_seconds: int | None) -> str:
+        """Make the file visible and return its id. Its bytes are committed.
+
+        Raises:
+            InvalidRequest: the file holds no request.
+            Unavailable: Postgres is away, or the upload took so long that its rows were swept.
+        """
+        if self._rest:
+            self._line(self._rest, b"")
+        if not self._sum.requests:
+            message = "Invalid file format for Batch API. Must be .jsonl: the file is empty."
+            raise InvalidRequest(message, param="file", code="empty_file")
+        self._flush()
+        self._publish(filename, purpose, expires_after_seconds)
+        return self.file_id
+
+    def discard(self) -> None:
+        """Remove what was written. Does nothing after `finish`."""
+        if not self._begun:
+            return
+        with db.transaction(self._engine) as connection:
+            unfinished = delete(files).where(files.c.id == self.file_id, files.c.status == "uploading")
+            if connection.execute(unfinished).rowcount:
+                connection.execute(delete(lines_table).where(lines_table.c.file_id == self.file_id))
+
+    def _line(self, content: bytes, end: bytes) -> None:
+        self._sum.line_no += 1
+        self._check_length(content)
+        custom_id = None if lines.is_blank(content) else self._request(content)
+        self._pack(custom_id, content, end)
+        if self._packed_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def _check_length(self, content: bytes) -> None:
+        if len(content) > self._limits.max_line_bytes:
+            number = self._sum.line_no + (content is self._rest)
+            message = f"Line {number} is longer than {self._limits.max_line_bytes} bytes."
+            raise InvalidRequest(message, param="file", code="line_too_long")
+
+    def _request(self, content: bytes) -> str | None:
+        """Check one request; return its custom_id, or None and the problem in the summary."""
+        self._sum.requests += 1
+        if self._sum.requests > self._limits.max_requests:
+            self._too_many()
+            return None
+        if self._sum.line_no == 1:
+            content = content.removeprefix(lines.BOM)
+        try:
+            line = lines.parse(content, max_custom_id_chars=self._limits.max_custom_id_chars)
+            self._note(line)
+        except lines.LineProblem as problem:
+            self._problem(problem)
+            return None
+        return line.custom_id
+
+    def _note(self, line: lines.Line) -> None:
+        first = self._sum.first_lines.setdefault(line.custom_id, self._sum.line_no)
+        if first != self._sum.line_no:
+            message = f"Duplicate custom_id: the same value is on line {first}."
+            raise lines.LineProblem("duplicate_custom_id", message, "custom_id")
+        if len(self._sum.urls) < MAX_DISTINCT:
+            self._sum.urls.add(line.url)
+        if len(self._sum.models) < MAX_DISTINCT:
+            self._sum.models.add(line.body.model)
+
+    def _problem(self, problem: lines.LineProblem) -> None:
+        if self._sum.requests == 1 and problem is lines.NOT_JSON:
+            message = "Invalid file format for Batch API. Must be .jsonl: the first line is not valid JSON."
+            raise InvalidRequest(message, param="file", code="invalid_file_format")
+        if len(self._sum.problems) < self._limits.max_reported_lines:
+            self._sum.problems.append(problem.at(self._sum.line_no))
+
+    def _too_many(self) -> None:
+        if self._sum.requests == self._limits.max_requests + 1:
+            message = f"The file has more than {self._limits.max_requests} requests."
+            self._sum.problems.append(BatchError(code="too_many_tasks", message=message))
+
+    def _pack(self, custom_id: str | None, content: bytes, end: bytes) -> None:
+        key = pgcopy.NULL if custom_id is None else pgcopy.field(custom_id.encode())
+        length = pgcopy.pack_length(len(content) + len(end))
+        self._packed += (self._row_start, pgcopy.int4(self._sum.line_no), key, length, content, end)
+        self._packed_bytes += len(content) + 100
+
+    def _flush(self) -> None:
+        rows, self._packed, self._packed_bytes = self._packed, [], 0
+        with db.transaction(self._engine) as connection:
+            if not self._begun:
+                connection.execute(
+                    insert(files).values(
+                        id=self.file_id, project_id=self._project_id, purpose="", filename="", status="uploading"
+                    )
+                )
+            with db.driver(connection).cursor().copy(COPY_LINES) as copy:
+                copy.write(b"".join((pgcopy.HEADER, *rows, pgcopy.TRAILER)))
+        self._begun = True
+
+    def _publish(self, filename: str, purpose: str, expires_after_seconds: int | None) -> None:
+        expires = timedelta(seconds=expires_after_seconds) if expires_after_seconds else None
+        statement = (
+            update(files)
+            .where(files.c.id == self.file_id, files.c.status == "uploading", files.c.swept_at.is_(None))
+            .values(
+                status="processed",
+                filename=filename,
+                purpose=purpose,
+                bytes=self._sum.size,
+                sha256=self._sha256.digest(),
+                requests=self._sum.requests,
+                urls=sorted(self._sum.urls),
+                models=sorted(self._sum.models),
+                problems=[problem.model_dump() for problem in self._sum.problems] or None,
+                created_at=func.app_now(),
+                expires_at=None if expires is None else func.app_now() + expires,
+            )
+        )
+        with db.transaction(self._engine) as connection:
+            if not connection.execute(statement).rowcount:
+                message = "The upload took too long and was given up. Please try again."
+                raise Unavailable(message)

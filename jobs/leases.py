@@ -1,0 +1,293 @@
+"""The lease protocol: who may run a shard, and whose writes count.
+
+    claim     queued (or lease ended)   lease_token + 1, lease_until = now + ttl
+    renew     running, same token       lease_until = now + ttl; tells which batches stop
+    write     running, same token       results and counters in one transaction; the last one makes the shard done
+    release   running, same token       back to queued, or stopped when its batch is
+    recover   lease ended               back to queued, by the reconciler
+
+Every write of a holder names `(shard_id, lease_token)` and locks the shard's row in the same transaction. A claim
+raises the token first, so whoever lost a lease changes nothing, however late it comes. Only the database's clock
+counts (`app_now`); a worker measures the time since its last success with its own monotonic clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from jobs import db, pgcopy
+from jobs.outcomes import Outcome
+
+COPY_RESULTS = (
+    "COPY results (batch_id, line_no, is_error, status_code, code, lease_token, content) FROM STDIN (FORMAT BINARY)"
+)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A claimed shard. `seconds_left` is how long its batch may still start requests, counted from the claim."""
+
+    shard_id: str
+    token: int
+    batch_id: str
+    source_file_id: str
+    first_line: int
+    last_line: int
+    total: int
+    endpoint: str
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What a heartbeat learned of one lease. A lease without one is lost."""
+
+    stopping: bool
+
+
+_CLAIM = """
+    WITH wanted AS (
+        SELECT s.id, b.source_file_id, b.endpoint, b.expires_at
+        FROM shards s JOIN batches b ON b.id = s.batch_id
+        WHERE {which} AND b.status = 'in_progress' AND b.expires_at > app_now()
+          AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now()))
+        {order} LIMIT 1
+        FOR UPDATE OF s SKIP LOCKED
+    ), earlier AS (
+        UPDATE attempts a SET ended_at = app_now(), end_reason = 'lost'
+        FROM wanted WHERE a.shard_id = wanted.id AND a.ended_at IS NULL
+    ), claimed AS (
+        UPDATE shards s
+        SET state = 'running', lease_token = s.lease_token + 1, worker_id = :worker_id,
+            lease_until = app_now() + make_interval(secs => :lease_seconds)
+        FROM wanted WHERE s.id = wanted.id
+        RETURNING s.*
+    ), attempt AS (
+        INSERT INTO attempts (shard_id, lease_token, worker_id) SELECT id, lease_token, worker_id FROM claimed
+    )
+    SELECT c.id AS shard_id, c.lease_token AS token, c.batch_id, w.source_file_id, c.first_line, c.last_line, c.total,
+           w.endpoint, extract(epoch FROM w.expires_at - app_now())::float AS seconds_left
+    FROM claimed c JOIN wanted w ON w.id = c.id
+"""
+# By primary key.
+_CLAIM_ONE = text(_CLAIM.format(which="s.id = :shard_id AND s.model = ANY(:models)", order=""))
+# By the index queued_shards_are_claimed_in_order. `hinted_at`: Celery gets its chance first.
+_CLAIM_NEXT = text(
+    _CLAIM.format(
+        which="""s.state = 'queued' AND s.model = ANY(:models)
+          AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))""",
+        order="ORDER BY s.created_at, s.number",
+    )
+)
+
+
+def claim(
+    connection: Connection, shard_id: str, *, worker_id: str, models: Sequence[str], lease_seconds: float
+) -> Lease | None:
+    """Take the shard and return its lease; None if it is not to be had: held, done, stopped, unknown."""
+    values = {"shard_id": shard_id, "worker_id": worker_id, "models": list(models), "lease_seconds": lease_seconds}
+    row = connection.execute(_CLAIM_ONE, values).one_or_none()
+    return None if row is None else Lease(*row)
+
+
+def claim_next(
+    connection: Connection, *, worker_id: str, models: Sequence[str], lease_seconds: float, hint_seconds: float
+) -> Lease | None:
+    """Take the oldest shard whose hint went out `hint_seconds` ago or never; None if there is none."""
+    values = {
+        "worker_id": worker_id,
+        "models": list(models),
+        "lease_seconds": lease_seconds,
+        "hint_seconds": hint_seconds,
+    }
+    row = connection.execute(_CLAIM_NEXT, values).one_or_none()
+    return None if row is None else Lease(*row)
+
+
+_ROWS = text(
+    """
+    SELECT l.line_no, l.content FROM lines l JOIN requests r ON r.batch_id = :batch_id AND r.line_no = l.line_no
+    WHERE l.file_id = :file_id AND l.line_no BETWEEN :first_line AND :last_line
+      AND NOT EXISTS (SELECT FROM results x WHERE x.batch_id = :batch_id AND x.line_no = l.line_no)
+    ORDER BY l.line_no
+    """
+)
+
+
+def load_rows(connection: Connection, lease: Lease) -> list[tuple[int, bytes]]:
+    """Return (line number, line) of the shard's requests that have no outcome yet, in order.
+
+    Read after the claim, this is exact: earlier holders can no longer write.
+    """
+    values = {
+        "batch_id": lease.batch_id,
+        "file_id": lease.source_file_id,
+        "first_line": lease.first_line,
+        "last_line": lease.last_line,
+    }
+    return [(row.line_no, bytes(row.content)) for row in connection.execute(_ROWS, values)]
+
+
+_RENEW = text(
+    """
+    UPDATE shards s SET lease_until = app_now() + make_interval(secs => :lease_seconds)
+    FROM unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS held (id, token), batches b
+    WHERE s.id = held.id AND s.lease_token = held.token AND s.state = 'running' AND b.id = s.batch_id
+    RETURNING s.id, b.status <> 'in_progress' OR b.expires_at <= app_now() AS stopping
+    """
+)
+
+
+def renew(connection: Connection, held: Sequence[tuple[str, int]], *, lease_seconds: float) -> dict[str, Renewal]:
+    """Extend the leases `held`, pairs of shard id and token. Ids missing from the answer are lost."""
+    values = {
+        "ids": [shard_id for shard_id, _ in held],
+        "tokens": [token for _, token in held],
+        "lease_seconds": lease_seconds,
+    }
+    return {row.id: Renewal(stopping=row.stopping) for row in connection.execute(_RENEW, values)}
+
+
+@dataclass(frozen=True)
+class Written:
+    """One lease's outcomes that are to be written together."""
+
+    shard_id: str
+    token: int
+    batch_id: str
+    outcomes: Sequence[Outcome]
+
+
+_LOCK = text(
+    """
+    SELECT s.id FROM shards s
+    JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS held (id, token)
+      ON s.id = held.id AND s.lease_token = held.token
+    WHERE s.state = 'running' ORDER BY s.id FOR UPDATE OF s
+    """
+)
+_ALREADY_DONE = text(
+    """
+    SELECT s.id FROM shards s
+    JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS held (id, token)
+      ON s.id = held.id AND s.lease_token = held.token
+    WHERE s.state = 'done'
+    """
+)
+_COUNT = text(
+    """
+    UPDATE shards SET completed = completed + :completed, failed = failed + :failed,
+        input_tokens = input_tokens + :input, cached_tokens = cached_tokens + :cached,
+        output_tokens = output_tokens + :output, reasoning_tokens = reasoning_tokens + :reasoning,
+        state = CASE WHEN completed + failed + :completed + :failed = total THEN 'done' ELSE state END,
+        lease_until = CASE WHEN completed + failed + :completed + :failed = total THEN NULL ELSE lease_until END
+    WHERE id = :id AND lease_token = :token RETURNING state = 'done' AS done
+    """
+)
+_END_ATTEMPT = text(
+    """
+    UPDATE attempts SET ended_at = app_now(), end_reason = :reason
+    WHERE shard_id = :id AND lease_token = :token AND ended_at IS NULL
+    """
+)
+
+
+def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool) -> dict[str, bool]:
+    """Write outcomes and counters of several leases. Return, by shard, whether it is done; lost leases are missing.
+
+    Args:
+        connection: its transaction makes results and counters durable together.
+        groups: outcomes by lease; each line number at most once.
+        uncertain: an earlier try of the same groups may have been committed (its COMMIT got no answer), so outcomes
+            that are there already are left out.
+    """
+    held = {"ids": [group.shard_id for group in groups], "tokens": [group.token for group in groups]}
+    live = set(connection.execute(_LOCK, held).scalars())
+    done = set(connection.execute(_ALREADY_DONE, held).scalars()) if uncertain else set()
+    kept = [_fresh(connection, group, uncertain=uncertain) for group in groups if group.shard_id in live]
+    with db.driver(connection).cursor().copy(COPY_RESULTS) as copy:
+        copy.write(b"".join((pgcopy.HEADER, *(_pack(group) for group in kept), pgcopy.TRAILER)))
+    return dict.fromkeys(done, True) | {group.shard_id: _count(connection, group) for group in kept}
+
+
+def _fresh(connection: Connection, group: Written, *, uncertain: bool) -> Written:
+    if not uncertain:
+        return group
+    statement = text("SELECT line_no FROM results WHERE batch_id = :batch_id AND line_no = ANY(:lines)")
+    values = {"batch_id": group.batch_id, "lines": [outcome.line_no for outcome in group.outcomes]}
+    there = set(connection.execute(statement, values).scalars())
+    fresh = [outcome for outcome in group.outcomes if outcome.line_no not in there]
+    return Written(group.shard_id, group.token, group.batch_id, fresh)
+
+
+def _pack(group: Written) -> bytes:
+    start = pgcopy.row_start(7) + pgcopy.field(group.batch_id.encode())
+    token = pgcopy.int8(group.token)
+    packed: list[bytes] = []
+    for outcome in group.outcomes:
+        code = pgcopy.NULL if outcome.code is None else pgcopy.field(outcome.code.encode())
+        packed += (start, pgcopy.int4(outcome.line_no), pgcopy.boolean(outcome.is_error))
+        packed += (pgcopy.int2(outcome.status_code), code, token, pgcopy.field(outcome.content))
+    return b"".join(packed)
+
+
+def _count(connection: Connection, group: Written) -> bool:
+    failed = sum(outcome.is_error for outcome in group.outcomes)
+    values = {
+        "id": group.shard_id,
+        "token": group.token,
+        "completed": len(group.outcomes) - failed,
+        "failed": failed,
+        "input": sum(outcome.tokens.input for outcome in group.outcomes),
+        "cached": sum(outcome.tokens.cached for outcome in group.outcomes),
+        "output": sum(outcome.tokens.output for outcome in group.outcomes),
+        "reasoning": sum(outcome.tokens.reasoning for outcome in group.outcomes),
+    }
+    done = bool(connection.execute(_COUNT, values).scalar_one())
+    if done:
+        connection.execute(_END_ATTEMPT, {"id": group.shard_id, "token": group.token, "reason": "done"})
+    return done
+
+
+_RELEASE = text(
+    """
+    UPDATE shards s
+    SET state = CASE WHEN b.status = 'in_progress' AND b.expires_at > app_now() THEN 'queued' ELSE 'stopped' END,
+        lease_until = NULL, worker_id = NULL, hinted_at = NULL
+    FROM batches b WHERE b.id = s.batch_id AND s.id = :id AND s.lease_token = :token AND s.state = 'running'
+    RETURNING s.state
+    """
+)
+
+
+def release(connection: Connection, shard_id: str, token: int) -> str | None:
+    """Give the shard back and return its new state, queued or stopped; None if the lease was lost already."""
+    state = connection.execute(_RELEASE, {"id": shard_id, "token": token}).scalar_one_or_none()
+    if state is None:
+        return None
+    reason = "released" if state == "queued" else "stopped"
+    connection.execute(_END_ATTEMPT, {"id": shard_id, "token": token, "reason": reason})
+    return str(state)
+
+
+_RECOVER = text(
+    """
+    WITH ended AS (
+        UPDATE shards s
+        SET state = CASE WHEN b.status = 'in_progress' AND b.expires_at > app_now() THEN 'queued' ELSE 'stopped' END,
+            lease_until = NULL, worker_id = NULL, hinted_at = NULL
+        FROM batches b WHERE b.id = s.batch_id AND s.state = 'running' AND s.lease_until < app_now()
+        RETURNING s.id, s.lease_token
+    ), attempt AS (
+        UPDATE attempts a SET ended_at = app_now(), end_reason = 'lost'
+        FROM ended WHERE a.shard_id = ended.id AND a.lease_token = ended.lease_token AND a.ended_at IS NULL
+    )
+    SELECT id FROM ended
+    """
+)
+
+
+def recover(connection: Connection) -> list[str]:
+    """Take back every lease that has ended; return the shards."""
+    return list(connection.execute(_RECOVER).scalars())

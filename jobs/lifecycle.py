@@ -1,0 +1,188 @@
+"""Brings batches to their end, and removes what nobody can reach any more.
+
+Everything here is idempotent: workers call `settle` when a shard ends, and the reconciler calls all of it again.
+"""
+
+from datetime import timedelta
+
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from jobs import ids, transitions
+from jobs.files import RESULT_PURPOSE, result_filename
+from jobs.outcomes import NEVER_RAN, NeverRan
+from jobs.settings import Retention
+from jobs.states import BatchStatus
+from jobs.tables import batches, files
+
+_LOCK_BATCH = text(
+    """
+    SELECT status, expires_at <= app_now() AS is_over, project_id, output_expires_after_seconds
+    FROM batches WHERE id = :batch_id AND status IN ('in_progress', 'cancelling') FOR UPDATE
+    """
+)
+_OPEN_SHARDS = text(
+    """
+    SELECT count(*) FILTER (WHERE state IN ('queued', 'running')) AS unsettled,
+           count(*) FILTER (WHERE state = 'stopped') AS stopped
+    FROM shards WHERE batch_id = :batch_id
+    """
+)
+
+
+def settle(connection: Connection, batch_id: str, retention: Retention) -> BatchStatus | None:
+    """End the batch if nothing of it can run any more; return its new status, or None if it goes on.
+
+    Afterwards every request of it has exactly one outcome, and its result files are published.
+    """
+    batch = connection.execute(_LOCK_BATCH, {"batch_id": batch_id}).one_or_none()
+    if batch is None:
+        return None
+    if batch.is_over:
+        transitions.stop_queued(connection, batch_id)
+    open_shards = connection.execute(_OPEN_SHARDS, {"batch_id": batch_id}).one()
+    if open_shards.unsettled:
+        return None
+    status = BatchStatus(batch.status)
+    if status == BatchStatus.CANCELLING:
+        return _end_unfinished(connection, batch_id, status, BatchStatus.CANCELLED, "batch_cancelled", retention)
+    if open_shards.stopped:
+        return _end_unfinished(connection, batch_id, status, BatchStatus.EXPIRED, "batch_expired", retention)
+    return _complete(connection, batch_id, retention)
+
+
+def _complete(connection: Connection, batch_id: str, retention: Retention) -> BatchStatus:
+    # Both steps in one transaction: the result files are views, there is nothing to wait for in between.
+    transitions.move(connection, batch_id, BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING)
+    publish_result_files(connection, batch_id, retention)
+    transitions.move(connection, batch_id, BatchStatus.FINALIZING, BatchStatus.COMPLETED)
+    return BatchStatus.COMPLETED
+
+
+def _end_unfinished(
+    connection: Connection, batch_id: str, before: BatchStatus, after: BatchStatus, code: NeverRan, retention: Retention
+) -> BatchStatus:
+    _write_never_ran(connection, batch_id, code)
+    publish_result_files(connection, batch_id, retention)
+    transitions.move(connection, batch_id, before, after)
+    return after
+
+
+_NEVER_RAN = text(
+    """
+    WITH stopped AS (
+        SELECT id, first_line, last_line, lease_token FROM shards WHERE batch_id = :batch_id AND state = 'stopped'
+    ), missing AS (
+        INSERT INTO results (batch_id, line_no, is_error, code, lease_token, content)
+        SELECT r.batch_id, r.line_no, true, :code, s.lease_token,
+               convert_to(json_build_object(
+                   'id', 'batch_req_' || replace(gen_random_uuid()::text, '-', ''),
+                   'custom_id', r.custom_id,
+                   'response', NULL,
+                   'error', json_build_object('code', CAST(:code AS text), 'message', CAST(:message AS text))
+               )::text || E'\\n', 'UTF8')
+        FROM stopped s
+        JOIN requests r ON r.batch_id = :batch_id AND r.line_no BETWEEN s.first_line AND s.last_line
+        LEFT JOIN results x ON x.batch_id = r.batch_id AND x.line_no = r.line_no
+        WHERE x.line_no IS NULL
+    )
+    UPDATE shards SET failed = total - completed, state = 'done' FROM stopped WHERE shards.id = stopped.id
+    """
+)
+
+
+def _write_never_ran(connection: Connection, batch_id: str, code: NeverRan) -> None:
+    """Give every request of the batch's stopped shards that has no outcome the outcome `code`."""
+    connection.execute(_NEVER_RAN, {"batch_id": batch_id, "code": code, "message": NEVER_RAN[code]})
+
+
+_SIZES = text(
+    """
+    SELECT count(*) AS requests, coalesce(sum(octet_length(content)), 0) AS bytes
+    FROM results WHERE batch_id = :batch_id AND is_error = :is_error
+    """
+)
+
+
+def publish_result_files(connection: Connection, batch_id: str, retention: Retention) -> None:
+    """Make the output and the error file objects of their own; a file without lines is not made."""
+    statement = select(batches.c.project_id, batches.c.output_expires_after_seconds).where(batches.c.id == batch_id)
+    project_id, asked = connection.execute(statement).one()
+    life = timedelta(seconds=asked or retention.result_file_seconds)
+    for kind in ids.RESULT_KINDS:
+        sizes = connection.execute(_SIZES, {"batch_id": batch_id, "is_error": kind == "error"}).one()
+        if not sizes.requests:
+            continue
+        values = {
+            "id": ids.result_file_id(batch_id, kind),
+            "project_id": project_id,
+            "purpose": RESULT_PURPOSE,
+            "filename": result_filename(batch_id, kind),
+            "status": "processed",
+            "bytes": sizes.bytes,
+            "requests": sizes.requests,
+            "batch_id": batch_id,
+            "expires_at": func.app_now() + life,
+        }
+        connection.execute(insert(files).values(values).on_conflict_do_nothing())
+
+
+_TO_SETTLE = text(
+    """
+    SELECT b.id FROM batches b
+    WHERE b.status IN ('in_progress', 'cancelling')
+      AND (b.expires_at <= app_now()
+           OR NOT EXISTS (SELECT FROM shards s WHERE s.batch_id = b.id AND s.state IN ('queued', 'running')))
+    """
+)
+
+
+def to_settle(connection: Connection) -> list[str]:
+    """Return the batches that may be ended: expired ones, and those of which nothing is queued or running."""
+    return list(connection.execute(_TO_SETTLE).scalars())
+
+
+_TO_HINT = text(
+    """
+    SELECT s.id FROM shards s JOIN batches b ON b.id = s.batch_id
+    WHERE s.state = 'queued' AND b.status = 'in_progress'
+      AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))
+    ORDER BY s.created_at, s.number LIMIT 1000
+    """
+)
+
+
+def to_hint(connection: Connection, *, hint_seconds: float) -> list[str]:
+    """Return queued shards whose hint was never sent, or so long ago that it may be lost; oldest first."""
+    return list(connection.execute(_TO_HINT, {"hint_seconds": hint_seconds}).scalars())
+
+
+# Files that nobody can see: deleted, expired, or an upload that never ended. A batch that is not over still reads its
+# source.
+_GONE = text(
+    """
+    SELECT f.id, f.batch_id FROM files f
+    WHERE f.swept_at IS NULL
+      AND (f.deleted_at IS NOT NULL OR f.expires_at <= app_now()
+           OR (f.status = 'uploading' AND f.created_at < app_now() - make_interval(secs => :unfinished_seconds)))
+      AND NOT EXISTS (SELECT FROM batches b WHERE b.source_file_id = f.id
+                      AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
+    LIMIT 10 FOR UPDATE SKIP LOCKED
+    """
+)
+_DROP_LINES = text("DELETE FROM lines WHERE file_id = :id")
+_DROP_RESULTS = text("DELETE FROM results WHERE batch_id = :batch_id AND is_error = (:id LIKE '%-error')")
+_SWEPT = text("UPDATE files SET swept_at = app_now() WHERE id = :id")
+
+
+def sweep_files(connection: Connection, *, unfinished_seconds: float) -> int:
+    """Delete the lines and results of up to ten files that nobody can see; return how many files.
+
+    The file's own row stays as a tombstone: listings keep their place, and an id is never used twice.
+    """
+    gone = connection.execute(_GONE, {"unfinished_seconds": unfinished_seconds}).all()
+    for file in gone:
+        drop = _DROP_LINES if file.batch_id is None else _DROP_RESULTS
+        connection.execute(drop, {"id": file.id, "batch_id": file.batch_id} if file.batch_id else {"id": file.id})
+        connection.execute(_SWEPT, {"id": file.id})
+    return len(gone)

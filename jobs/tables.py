@@ -1,0 +1,271 @@
+"""The tables, as SQLAlchemy sees them. `migrations/` makes them; a test holds the two together.
+
+    projects ─ api_keys
+        └ files ─ lines                    a file is its lines, byte for byte
+            └ batches ─ requests           one request for each line that is not blank
+                  ├ shards ─ attempts      runs of requests; one message, one lease
+                  └ results                one outcome for each request, never changed
+    workers                                who serves which model
+
+The bulk tables (lines, requests, results) have no foreign keys: checking one costs about as much as writing the row.
+Their parents are never deleted before them (`jobs.lifecycle.sweep_files`).
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSON
+from sqlalchemy.types import Boolean
+
+from jobs.states import BatchStatus, ShardState
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ck": "%(constraint_name)s",
+    }
+)
+
+NOW = text("app_now()")
+ZERO = text("0")
+
+
+def _moment(name: str, *, required: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=not required, server_default=NOW if required else None)
+
+
+def _count(name: str, kind: type[Integer] = Integer) -> Column[int]:
+    return Column(name, kind, nullable=False, server_default=ZERO)
+
+
+def _one_of(column: str, values: type[BatchStatus] | type[ShardState]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    _moment("created_at", required=True),
+    UniqueConstraint("name", name="project_names_are_unique"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    # The public part of the key; the secret part is stored as its SHA-256 only.
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    _moment("created_at", required=True),
+    _moment("revoked_at"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("purpose", Text, nullable=False),
+    # The client's words: shown, never used as a path.
+    Column("filename", Text, nullable=False),
+    # "uploading" files are invisible; `jobs.ingest` ends the upload.
+    Column("status", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False, server_default=ZERO),
+    Column("sha256", LargeBinary),
+    _count("requests"),
+    # Distinct values over the file's lines, so that creating a batch need not read the lines again.
+    Column("urls", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("models", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # [{code, message, param, line}], found at upload, reported by each batch that is created from the file.
+    Column("problems", JSON),
+    # Set on output and error files only: they are views over that batch's results.
+    Column("batch_id", Text),
+    _moment("created_at", required=True),
+    _moment("expires_at"),
+    _moment("deleted_at"),
+    # Its lines or results are gone; the row stays as a tombstone.
+    _moment("swept_at"),
+    UniqueConstraint("project_id", "id", name="files_belong_to_one_project"),
+    CheckConstraint("status IN ('uploading', 'processed')", name="file_status_is_known"),
+    Index("files_are_listed_newest_first", "project_id", "created_at", "id"),
+    Index(
+        "files_that_may_be_swept",
+        "id",
+        postgresql_where=text(
+            "swept_at IS NULL AND (deleted_at IS NOT NULL OR expires_at IS NOT NULL OR status = 'uploading')"
+        ),
+    ),
+)
+
+lines = Table(
+    "lines",
+    metadata,
+    Column("file_id", Text, primary_key=True),
+    # Physical line, counted from 1. Blank lines have one too.
+    Column("line_no", Integer, primary_key=True, autoincrement=False),
+    # Null: the line is blank, or not valid.
+    Column("custom_id", Text),
+    # The exact bytes with their line end. bytea with lz4, never jsonb: that loses \u0000, duplicate keys and order.
+    Column("content", BYTEA, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    # Null when the named input file does not exist here: such a batch is created and fails (contract, L1).
+    Column("source_file_id", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("completion_window", Text, nullable=False),
+    Column("model", Text),
+    Column("status", Text, nullable=False, server_default=text(f"'{BatchStatus.VALIDATING}'")),
+    Column("metadata", JSON),
+    Column("errors", JSON),
+    Column("output_expires_after_seconds", Integer),
+    _moment("created_at", required=True),
+    _moment("expires_at", required=True),
+    _moment("in_progress_at"),
+    _moment("finalizing_at"),
+    _moment("completed_at"),
+    _moment("failed_at"),
+    _moment("expired_at"),
+    _moment("cancelling_at"),
+    _moment("cancelled_at"),
+    ForeignKeyConstraint(
+        ["project_id", "source_file_id"], ["files.project_id", "files.id"], name="batches_read_files_of_their_project"
+    ),
+    UniqueConstraint("project_id", "id", name="batches_belong_to_one_project"),
+    CheckConstraint(_one_of("status", BatchStatus), name="batch_status_is_known"),
+    CheckConstraint("(status = 'completed') = (completed_at IS NOT NULL)", name="completed_at_means_completed"),
+    CheckConstraint("(status = 'failed') = (failed_at IS NOT NULL)", name="failed_at_means_failed"),
+    CheckConstraint("(status = 'expired') = (expired_at IS NOT NULL)", name="expired_at_means_expired"),
+    CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at_means_cancelled"),
+    Index("batches_are_listed_newest_first", "project_id", "created_at", "id"),
+    Index(
+        "batches_that_are_not_over",
+        "status",
+        postgresql_where=text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
+    ),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    # The line of the source file that holds the request.
+    Column("line_no", Integer, primary_key=True, autoincrement=False),
+    Column("custom_id", Text, nullable=False),
+    Index("custom_ids_are_unique_in_a_batch", "batch_id", "custom_id", unique=True),
+)
+
+shards = Table(
+    "shards",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    # Position in the batch, from 0.
+    Column("number", Integer, nullable=False),
+    # The requests of the batch with first_line <= line_no <= last_line.
+    Column("first_line", Integer, nullable=False),
+    Column("last_line", Integer, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=text(f"'{ShardState.QUEUED}'")),
+    # Raised by each claim; every write of the holder carries it.
+    _count("lease_token", BigInteger),
+    _moment("lease_until"),
+    Column("worker_id", Text),
+    # When Celery was last told, null before the first time.
+    _moment("hinted_at"),
+    Column("total", Integer, nullable=False),
+    _count("completed"),
+    _count("failed"),
+    _count("input_tokens", BigInteger),
+    _count("cached_tokens", BigInteger),
+    _count("output_tokens", BigInteger),
+    _count("reasoning_tokens", BigInteger),
+    _moment("created_at", required=True),
+    ForeignKeyConstraint(
+        ["project_id", "batch_id"],
+        ["batches.project_id", "batches.id"],
+        name="shards_belong_to_the_project_of_their_batch",
+    ),
+    UniqueConstraint("batch_id", "number", name="shards_of_a_batch_are_numbered"),
+    CheckConstraint(_one_of("state", ShardState), name="shard_state_is_known"),
+    CheckConstraint(
+        "completed >= 0 AND failed >= 0 AND completed + failed <= total", name="no_more_outcomes_than_requests"
+    ),
+    CheckConstraint("(state = 'done') = (completed + failed = total)", name="done_means_every_request_has_an_outcome"),
+    CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="running_means_leased"),
+    Index(
+        "queued_shards_are_claimed_in_order",
+        "model",
+        "created_at",
+        "number",
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index("leases_end", "lease_until", postgresql_where=text("state = 'running'")),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("shard_id", Text, ForeignKey("shards.id"), primary_key=True),
+    Column("lease_token", BigInteger, primary_key=True, autoincrement=False),
+    Column("worker_id", Text, nullable=False),
+    _moment("started_at", required=True),
+    _moment("ended_at"),
+    # done, released, stopped, lost
+    Column("end_reason", Text),
+    CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="an_ended_attempt_has_a_reason"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("line_no", Integer, primary_key=True, autoincrement=False),
+    # True: a line of the error file; false: of the output file.
+    Column("is_error", Boolean, nullable=False),
+    # HTTP status in the row's response; null when it never ran.
+    Column("status_code", SmallInteger),
+    Column("code", Text),
+    Column("lease_token", BigInteger, nullable=False),
+    # The whole line of the output or error file, with its line end.
+    Column("content", BYTEA, nullable=False),
+    _moment("created_at", required=True),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("hostname", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("models", ARRAY(Text), nullable=False),
+    Column("version", Text, nullable=False),
+    _moment("started_at", required=True),
+    _moment("seen_at", required=True),
+    _moment("stopped_at"),
+)

@@ -1,0 +1,47 @@
+"""Runs the migrations: one at a time (advisory lock), each in its own transaction, never waiting long for a lock."""
+
+from alembic import context
+from sqlalchemy import text
+
+from jobs import db, settings
+from jobs.tables import metadata
+
+# Any constant will do, as long as nothing else locks on it.
+LOCK = 0x70726D6C  # "prml"
+
+
+def run() -> None:
+    """Bring the database of `PROMPTMILL_DATABASE_URL`, or of the connection handed over, to the wanted revision."""
+    connection = context.config.attributes.get("connection")
+    if connection is not None:
+        _migrate(connection)
+        return
+    engine = db.make_engine(settings.load().database_url.get_secret_value(), connections=1)
+    with engine.connect() as connection:
+        _migrate(connection)
+    engine.dispose()
+
+
+def _migrate(connection: object) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        transaction_per_migration=True,
+        compare_type=True,
+        compare_server_default=False,
+    )
+    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
+    try:
+        # The deploy that waits for a lock makes everybody behind it wait as well; better to fail and be run again.
+        connection.execute(text("SET lock_timeout = '2s'"))
+        connection.execute(text("SET statement_timeout = '60s'"))
+        connection.commit()
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK})
+        connection.commit()
+
+
+run()

@@ -1,0 +1,68 @@
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import services
+from alembic import command
+from alembic.config import Config
+from jobs import db, settings
+from sqlalchemy import Engine
+
+ROOT = Path(__file__).resolve().parent.parent
+# A developer's own settings have no say in a test.
+for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
+    if not name.startswith(settings.TEST_PREFIX):
+        del os.environ[name]
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    engine = db.make_engine(url, connections=1)
+    config = Config(ROOT / "alembic.ini")
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[services.Servers]:
+    # Not below pytest's own folder, which Postgres, run as another user when we are root, may not enter.
+    with tempfile.TemporaryDirectory(prefix="promptmill-test-") as home, services.servers(Path(home)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def template(servers: services.Servers) -> Iterator[str]:
+    """Name of a migrated database that tests get copies of."""
+    with services.fresh_database(servers) as name:
+        migrate(servers.database(name))
+        yield name
+
+
+@pytest.fixture
+def database_url(servers: services.Servers, template: str) -> Iterator[str]:
+    with services.fresh_database(servers, template) as name:
+        yield servers.database(name)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    made = db.make_engine(database_url, connections=10)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def stack(servers: services.Servers, database_url: str, tmp_path: Path) -> Iterator[services.Stack]:
+    """The product's processes, none started yet, on short leases and the scripted engine."""
+    made = services.Stack(
+        home=tmp_path,
+        database_url=database_url,
+        redis_url=servers.redis_url,
+        settings={**services.SHORT_LEASES, "PROMPTMILL_WORKER__ENGINE": "scripted"},
+    )
+    made.redis().flushall()
+    yield made
+    made.stop()

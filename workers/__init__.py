@@ -1,0 +1,1 @@
+"""The Celery app, its tasks and the engines. Imports `jobs`, never `api`."""

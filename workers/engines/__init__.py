@@ -1,0 +1,15 @@
+"""The engines, one interface, one conformance suite (tests/engines)."""
+
+from jobs.settings import Worker
+from workers.engines.base import Engine
+
+
+def make(settings: Worker) -> Engine:
+    """Return the configured engine, not yet started. Only its own library is imported."""
+    if settings.engine == "scripted":
+        from workers.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine(stall_seconds=settings.stall_seconds)
+    from workers.engines.llamacpp import LlamaCppEngine
+
+    return LlamaCppEngine(settings.llamacpp, stall_seconds=settings.stall_seconds)

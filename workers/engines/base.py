@@ -1,0 +1,70 @@
+"""What every engine does."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+Body = dict[str, Any]
+
+
+class Engine(Protocol):
+    """Runs requests of the OpenAI API. One a process; used from one event loop."""
+
+    name: str
+    """Shown in the workers table."""
+
+    async def start(self) -> None:
+        """Load the model. Afterwards `run` may be called.
+
+        Raises:
+            ConfigurationError: the model or the device is not to be had.
+        """
+
+    def models(self) -> Sequence[str]:
+        """Return the names that requests may give as `model`."""
+
+    def capacity(self) -> int:
+        """Return how many requests the engine runs together; more than these wait in it."""
+
+    async def run(self, endpoint: str, body: Body) -> Body:
+        """Return the response body of one request, as the endpoint's synchronous API would.
+
+        Cancelling the call ends the request in the engine.
+
+        Raises:
+            RequestRejected: this request cannot be run; others can.
+            EngineFatal: the engine is dead; every running request is lost.
+        """
+
+    def healthy(self) -> bool:
+        """Tell whether the engine makes progress: it is idle, or some token came out lately. Never a mere ping."""
+
+    async def stop(self) -> None:
+        """End every running request and free the device."""
+
+
+class ProgressWatch:
+    """Tells a working engine from one that hangs: requests run, yet nothing comes out for `stall_seconds`.
+
+    Engines' own health checks answer 200 while the engine hangs (vllm#39863, #40926).
+    """
+
+    def __init__(self, stall_seconds: float) -> None:
+        self._stall_seconds = stall_seconds
+        self._running = 0
+        self._last = time.monotonic()
+
+    def __enter__(self) -> None:
+        if not self._running:
+            self.advance()
+        self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._running -= 1
+
+    def advance(self) -> None:
+        """Note that the engine did something. May be called from any thread."""
+        self._last = time.monotonic()
+
+    def healthy(self) -> bool:
+        return not self._running or time.monotonic() - self._last < self._stall_seconds

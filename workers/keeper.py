@@ -1,0 +1,78 @@
+"""Keeps the leases of a worker alive, as long as its engine makes progress, and learns which batches stop."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Engine as Database
+
+from jobs import db, fleet, leases, telemetry
+from jobs.errors import Unavailable
+from jobs.settings import Shards
+from workers.engines.base import Engine
+from workers.window import Ending, ShardRun, Window
+
+log = telemetry.get_logger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+class LeaseKeeper(threading.Thread):
+    """Beats on a thread and a connection of its own, so that no busy pool or slow write delays it.
+
+    A hung engine gets no heartbeat: its shards become free for others, and the process is ended.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        window: Window,
+        engine: Engine,
+        *,
+        worker_id: str,
+        settings: Shards,
+        on_stall: Callable[[], None],
+    ) -> None:
+        super().__init__(name="lease-keeper", daemon=True)
+        self._database, self._window, self._engine = database, window, engine
+        self._worker_id, self._settings = worker_id, settings
+        self._on_stall = on_stall
+        self._stopping = threading.Event()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self.join()
+
+    def run(self) -> None:
+        pause = self._settings.heartbeat_seconds
+        while not self._stopping.wait(pause):
+            if not self._engine.healthy():
+                log.error("engine_stalled", shards=len(self._window.runs()))
+                self._on_stall()
+                return
+            pause = self._settings.heartbeat_seconds if self._beat() else RETRY_SECONDS
+
+    def _beat(self) -> bool:
+        """Renew every lease; return whether Postgres answered."""
+        runs = self._window.runs()
+        asked_at = time.monotonic()
+        try:
+            with db.transaction(self._database) as connection:
+                held = [(run.lease.shard_id, run.lease.token) for run in runs]
+                renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
+                fleet.note_seen(connection, self._worker_id)
+        except Unavailable:
+            log.warning("heartbeat_failed", shards=len(runs))
+            return False
+        for run in runs:
+            self._apply(run, renewals.get(run.lease.shard_id), asked_at)
+        return True
+
+    def _apply(self, run: ShardRun, renewal: leases.Renewal | None, asked_at: float) -> None:
+        if renewal is None:
+            # A shard that has just been finished is not running either; for it this comes too late to matter.
+            self._window.end(run, Ending.LOST, abort=True)
+        elif renewal.stopping:
+            self._window.end(run, Ending.LET_GO, abort=True)
+        else:
+            run.lease_deadline = asked_at + self._settings.lease_seconds - self._settings.lease_margin_seconds

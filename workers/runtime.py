@@ -1,0 +1,242 @@
+"""A running worker: the engine on its event loop, and the threads around it.
+
+main thread    Celery (or nothing, in tests)
+event loop     engine, window
+writer         outcomes -> Postgres
+lease keeper   heartbeats
+poller         shards whose hint got lost
+Celery pool    one thread for each shard held, waiting most of its time
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sqlalchemy import Connection
+
+from jobs import db, fleet, ids, leases, lifecycle, telemetry
+from jobs.errors import Unavailable
+from jobs.leases import Lease
+from jobs.settings import Settings
+from workers import engines
+from workers.keeper import LeaseKeeper
+from workers.window import Ending, ShardRun, Window
+from workers.writer import Writer
+
+log = telemetry.get_logger(__name__)
+
+# sysexits.h EX_SOFTWARE: the engine is gone, a supervisor should start this process again.
+EXIT_ENGINE_DEAD = 70
+# What a dying worker gives its threads to hand their shards back.
+LAST_WORDS_SECONDS = 5.0
+Claim = Callable[[Connection], Lease | None]
+
+
+class Runtime:
+    """Everything a worker process does, apart from how it hears of shards."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.worker_id = ids.new_worker_id()
+        self._settings = settings
+        self._engine = engines.make(settings.worker)
+        url = settings.database_url.get_secret_value()
+        self._database = db.make_engine(url, connections=settings.worker.max_shards + 2)
+        self._heartbeats = db.make_engine(url, connections=1)
+        self._loop = asyncio.new_event_loop()
+        self._slots = threading.Semaphore(settings.worker.max_shards)
+        self._draining = threading.Event()
+        self._poll_now = threading.Event()
+        self._dying = threading.Lock()
+
+    def start(self) -> None:
+        """Load the model and make this worker known. Nothing is claimed before this returns.
+
+        Raises:
+            ConfigurationError: the engine cannot be started.
+            Unavailable: Postgres is away.
+        """
+        threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
+        asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
+        self._wire()
+        self._writer.start()
+        self._keeper.start()
+        with db.transaction(self._database) as connection:
+            fleet.register(connection, self.worker_id, engine=self._engine.name, models=self.models)
+        log.info("worker_ready", worker_id=self.worker_id, engine=self._engine.name, models=list(self.models))
+
+    def _wire(self) -> None:
+        options = self._settings.worker
+        self._window = Window(
+            self._engine,
+            self._loop,
+            size=self._engine.capacity() + options.waiting_requests,
+            max_unwritten=options.max_unwritten,
+            request_timeout_seconds=options.request_timeout_seconds,
+            sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below
+            on_fatal=self._die_soon,
+        )
+        self._writer = Writer(
+            self._database,
+            flush_outcomes=options.flush_outcomes,
+            flush_seconds=options.flush_seconds,
+            written=self._window.written,
+            lost=lambda run: self._window.end(run, Ending.LOST, abort=True),
+        )
+        self._keeper = LeaseKeeper(
+            self._heartbeats,
+            self._window,
+            self._engine,
+            worker_id=self.worker_id,
+            settings=self._settings.shards,
+            on_stall=self._die_now,
+        )
+
+    @property
+    def models(self) -> list[str]:
+        return list(self._engine.models())
+
+    # Hearing of shards.
+
+    def run_shard(self, shard_id: str) -> dict[str, Any]:
+        """Run a shard that a hint named, to its end. Return what Flower is to show: ids and counts."""
+        with self._slots:
+            return self._run(lambda connection: self._claim(connection, shard_id))
+
+    def _claim(self, connection: Connection, shard_id: str) -> Lease | None:
+        seconds = self._settings.shards.lease_seconds
+        return leases.claim(connection, shard_id, worker_id=self.worker_id, models=self.models, lease_seconds=seconds)
+
+    def poll(self) -> None:
+        """Look into Postgres for shards whose hint got lost, until the worker drains. A thread of its own."""
+        with ThreadPoolExecutor(self._settings.worker.max_shards, thread_name_prefix="polled") as pool:
+            while not self._draining.is_set():
+                try:
+                    while self._slots.acquire(blocking=False):
+                        if not self._poll_one(pool):
+                            break
+                except Unavailable:
+                    log.warning("poll_failed")
+                self._poll_now.wait(self._settings.worker.poll_seconds)
+                self._poll_now.clear()
+
+    def _poll_one(self, pool: ThreadPoolExecutor) -> bool:
+        """Claim the next shard and run it on `pool`; the caller's slot goes with it, or is given back."""
+        started = time.monotonic()
+        try:
+            with db.transaction(self._database) as connection:
+                lease = None if self._draining.is_set() else self._claim_next(connection)
+        except BaseException:
+            self._slots.release()
+            raise
+        if lease is None:
+            self._slots.release()
+            return False
+        pool.submit(self._run_polled, lease, started)
+        return True
+
+    def _claim_next(self, connection: Connection) -> Lease | None:
+        return leases.claim_next(
+            connection,
+            worker_id=self.worker_id,
+            models=self.models,
+            lease_seconds=self._settings.shards.lease_seconds,
+            hint_seconds=self._settings.worker.poll_seconds,
+        )
+
+    def _run_polled(self, lease: Lease, started: float) -> None:
+        try:
+            self._run_lease(lease, started)
+        except Exception as error:
+            log.exception("shard_failed", shard_id=lease.shard_id, error=type(error).__name__)
+        finally:
+            self._slots.release()
+            self._poll_now.set()
+
+    # Running one.
+
+    def _run(self, claim: Claim) -> dict[str, Any]:
+        if self._draining.is_set():
+            return {"claimed": False}
+        started = time.monotonic()
+        with db.transaction(self._database) as connection:
+            lease = claim(connection)
+        if lease is None:
+            return {"claimed": False}
+        return self._run_lease(lease, started)
+
+    def _run_lease(self, lease: Lease, started: float) -> dict[str, Any]:
+        run = self._load(lease, started)
+        rows = len(run.rows)
+        self._window.add(run)
+        if self._draining.is_set():
+            self._window.end(run, Ending.LET_GO, abort=False)
+        run.ended.wait()
+        self._hand_back(run)
+        log.info("shard_ended", shard_id=lease.shard_id, batch_id=lease.batch_id, rows=rows, ending=str(run.ending))
+        return {"claimed": True, "batch": lease.batch_id, "rows": rows, "ending": str(run.ending)}
+
+    def _load(self, lease: Lease, started: float) -> ShardRun:
+        rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease))
+        shards = self._settings.shards
+        return ShardRun(
+            lease=lease,
+            rows=deque(rows),
+            lease_deadline=started + shards.lease_seconds - shards.lease_margin_seconds,
+            start_deadline=started + lease.seconds_left,
+        )
+
+    def _hand_back(self, run: ShardRun) -> None:
+        """Release what is not done, and end the batch if this was the last of it."""
+        if run.ending is Ending.LOST:
+            return
+        if run.ending is Ending.LET_GO:
+            db.retrying(
+                self._database, lambda connection: leases.release(connection, run.lease.shard_id, run.lease.token)
+            )
+        retention = self._settings.retention
+        db.retrying(self._database, lambda connection: lifecycle.settle(connection, run.lease.batch_id, retention))
+
+    # Ending.
+
+    def drain(self) -> None:
+        """Start nothing more. Rows that run may finish within `worker.drain_seconds`; the rest is given back."""
+        if self._draining.is_set():
+            return
+        log.info("worker_draining", shards=len(self._window.runs()))
+        self._draining.set()
+        self._poll_now.set()
+        self._let_go(abort=False)
+        self._loop.call_soon_threadsafe(
+            self._loop.call_later, self._settings.worker.drain_seconds, lambda: self._let_go(abort=True)
+        )
+
+    def _let_go(self, *, abort: bool) -> None:
+        for run in self._window.runs():
+            self._window.end(run, Ending.LET_GO, abort=abort)
+
+    def stop(self) -> None:
+        """End everything, after `drain` and after the last shard has ended."""
+        self._draining.set()
+        self._poll_now.set()
+        self._keeper.close()
+        self._writer.close()
+        asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(LAST_WORDS_SECONDS)
+        db.retrying(self._database, lambda connection: fleet.note_stopped(connection, self.worker_id))
+        log.info("worker_stopped", worker_id=self.worker_id)
+
+    def _die_soon(self) -> None:
+        """The engine is dead: give the shards back while there is time, then end the process."""
+        if self._dying.acquire(blocking=False):
+            self._draining.set()
+            self._let_go(abort=True)
+            threading.Timer(LAST_WORDS_SECONDS, self._die_now).start()
+
+    def _die_now(self) -> None:
+        # A hung or dead engine does not let its threads be joined.
+        log.error("worker_dies", worker_id=self.worker_id)
+        os._exit(EXIT_ENGINE_DEAD)

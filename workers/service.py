@@ -1,0 +1,59 @@
+"""`promptmill worker`: a Celery worker around one engine."""
+
+import threading
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_shutting_down
+
+from jobs import dispatch, telemetry
+from jobs.settings import Settings
+from workers.runtime import Runtime
+
+log = telemetry.get_logger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Return the exit status.
+
+    Raises:
+        ConfigurationError: the engine cannot be started.
+        Unavailable: Postgres is away.
+    """
+    runtime = Runtime(settings)
+    runtime.start()
+    celery = dispatch.make_celery(settings)
+    _add_task(celery, runtime)
+    worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
+    poller = threading.Thread(target=runtime.poll, name="poller", daemon=True)
+    poller.start()
+    status = _serve(celery, runtime, settings.worker.max_shards)
+    runtime.drain()
+    poller.join()
+    runtime.stop()
+    return status
+
+
+def _add_task(celery: Celery, runtime: Runtime) -> None:
+    @celery.task(name=dispatch.RUN_SHARD)
+    def run_shard(shard_id: str) -> dict[str, Any]:
+        return runtime.run_shard(shard_id)
+
+
+def _serve(celery: Celery, runtime: Runtime, threads: int) -> int:
+    """Run Celery's consumer in this thread: a thread for each shard, a queue for each model."""
+    queues = [dispatch.queue_for(model) for model in runtime.models]
+    celery.conf.task_queues = queues
+    worker = celery.Worker(
+        hostname=f"{runtime.worker_id}@%h",
+        pool="threads",
+        concurrency=threads,
+        queues=[queue.name for queue in queues],
+        task_events=True,
+        loglevel="INFO",
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)

@@ -1,0 +1,210 @@
+"""Feeds the engine from every shard that this worker runs, oldest first, so that it never waits for a row.
+
+    Celery thread          event loop                      writer thread
+    add(run) ───────────►  rows ─► engine.run ─► outcome ──► COPY, COMMIT
+    run.ended.wait()  ◄──  nothing left ◄──────── written ◄──┘
+
+The window does not know where a shard or a batch ends: the first rows of the next one run beside the last rows of
+this one. All its state belongs to the event loop; other threads enter through `call_soon_threadsafe`.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+from jobs import lines, outcomes, telemetry
+from jobs.errors import EngineFatal, RequestRejected
+from jobs.leases import Lease
+from jobs.outcomes import Outcome
+from workers.engines.base import Body, Engine
+
+log = telemetry.get_logger(__name__)
+
+
+class Ending(StrEnum):
+    """Why a worker has nothing more to do with a shard."""
+
+    DONE = "done"
+    """Every row has an outcome, and all are committed."""
+    LET_GO = "let_go"
+    """Rows are left: the worker drains, or the batch stops. The lease is still ours to give back."""
+    LOST = "lost"
+    """The lease is somebody else's by now, or may be."""
+
+
+@dataclass(eq=False)
+class ShardRun:
+    """A claimed shard on its way through the engine."""
+
+    lease: Lease
+    rows: deque[tuple[int, bytes]]
+    """Line number and line of the rows that were not started yet."""
+    lease_deadline: float
+    """When this worker must stop using the lease (monotonic seconds). The lease keeper moves it on."""
+    start_deadline: float
+    """When the batch expires (monotonic seconds): no row is started later."""
+    in_engine: set[asyncio.Task[Outcome]] = field(default_factory=set)
+    unwritten: int = 0
+    """Outcomes on their way to Postgres."""
+    ending: Ending = Ending.DONE
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_lost(self) -> bool:
+        return self.ending is Ending.LOST or time.monotonic() >= self.lease_deadline
+
+
+class _Name(msgspec.Struct):
+    custom_id: str
+
+
+class _Request(_Name):
+    body: Body
+
+
+_decode_name = msgspec.json.Decoder(_Name).decode
+_decode = msgspec.json.Decoder(_Request).decode
+
+Sink = Callable[[ShardRun, Outcome, bool], None]
+
+
+class Window:
+    """At most `size` rows in the engine, and at most `max_unwritten` outcomes waiting for Postgres."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        size: int,
+        max_unwritten: int,
+        request_timeout_seconds: float,
+        sink: Sink,
+        on_fatal: Callable[[], None],
+    ) -> None:
+        self._engine, self._loop = engine, loop
+        self._size, self._max_unwritten, self._timeout = size, max_unwritten, request_timeout_seconds
+        self._sink, self._on_fatal = sink, on_fatal
+        self._runs: list[ShardRun] = []
+        self._in_flight = 0
+        self._unwritten = 0
+
+    # From any thread.
+
+    def runs(self) -> Sequence[ShardRun]:
+        """Return the shards that are not over."""
+        return tuple(self._runs)
+
+    def add(self, run: ShardRun) -> None:
+        """Start to feed a shard; `run.ended` is set when there is nothing more to do."""
+        self._loop.call_soon_threadsafe(self._add, run)
+
+    def written(self, run: ShardRun, count: int) -> None:
+        """Note that `count` outcomes of a shard were committed, or can never be."""
+        self._loop.call_soon_threadsafe(self._written, run, count)
+
+    def end(self, run: ShardRun, ending: Ending, *, abort: bool) -> None:
+        """Start no more rows of a shard. With `abort`, end the running ones too."""
+        self._loop.call_soon_threadsafe(self._end, run, ending, abort)
+
+    # On the loop.
+
+    def _add(self, run: ShardRun) -> None:
+        self._runs.append(run)
+        self._close_if_over(run)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._in_flight < self._size and self._unwritten < self._max_unwritten and (run := self._next_run()):
+            self._start(run, *run.rows.popleft())
+
+    def _next_run(self) -> ShardRun | None:
+        now = time.monotonic()
+        for run in tuple(self._runs):
+            if not run.rows:
+                continue
+            if now < run.lease_deadline and now < run.start_deadline:
+                return run
+            self._end(run, Ending.LOST if now >= run.lease_deadline else Ending.LET_GO, abort=run.is_lost)
+        return None
+
+    def _start(self, run: ShardRun, line_no: int, content: bytes) -> None:
+        task = self._loop.create_task(self._run_row(run, line_no, content))
+        run.in_engine.add(task)
+        self._in_flight += 1
+        task.add_done_callback(lambda finished: self._finished(run, finished))
+
+    async def _run_row(self, run: ShardRun, line_no: int, content: bytes) -> Outcome:
+        content = content.removeprefix(lines.BOM)
+        try:
+            request = _decode(content)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            # Validation skips what it need not understand; a number beyond any float, say, is found here.
+            name = _decode_name(content).custom_id
+            return outcomes.failure(line_no, name, status_code=400, message="Unreadable body.", code="invalid_json")
+        return await self._ask(run, line_no, request)
+
+    async def _ask(self, run: ShardRun, line_no: int, request: _Request) -> Outcome:
+        try:
+            async with asyncio.timeout(self._timeout):
+                body = await self._engine.run(run.lease.endpoint, request.body)
+            return outcomes.success(line_no, request.custom_id, body)
+        except RequestRejected as error:
+            status, code, param, message = error.status_code, error.code, error.param, error.message
+        except TimeoutError:
+            status, code, param = 504, "request_timeout", None
+            message = f"The request was ended after {self._timeout:g} seconds."
+        except EngineFatal:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever one row does, its neighbours go on
+            log.error("engine_error", batch_id=run.lease.batch_id, line=line_no, error=type(error).__name__)
+            status, code, param, message = 500, "engine_error", None, "The engine failed on this request."
+        return outcomes.failure(line_no, request.custom_id, status_code=status, message=message, code=code, param=param)
+
+    def _finished(self, run: ShardRun, task: asyncio.Task[Outcome]) -> None:
+        run.in_engine.discard(task)
+        self._in_flight -= 1
+        if not task.cancelled() and task.exception() is None:
+            run.unwritten += 1
+            self._unwritten += 1
+            self._sink(run, task.result(), not run.rows and not run.in_engine)
+        else:
+            self._no_outcome(run, task)
+        self._close_if_over(run)
+        self._pump()
+
+    def _no_outcome(self, run: ShardRun, task: asyncio.Task[Outcome]) -> None:
+        """A row was aborted, or the engine died under it: the shard is not done."""
+        if run.ending is Ending.DONE:
+            run.ending = Ending.LET_GO
+        if not task.cancelled():
+            log.error("engine_died", error=type(task.exception()).__name__)
+            self._on_fatal()
+
+    def _written(self, run: ShardRun, count: int) -> None:
+        run.unwritten -= count
+        self._unwritten -= count
+        self._close_if_over(run)
+        self._pump()
+
+    def _end(self, run: ShardRun, ending: Ending, abort: bool) -> None:  # noqa: FBT001  called by call_soon
+        if run not in self._runs:
+            return
+        if run.rows or run.in_engine or ending is Ending.LOST:
+            run.ending = Ending.LOST if run.ending is Ending.LOST else ending
+        run.rows.clear()
+        if abort:
+            for task in run.in_engine:
+                task.cancel()
+        self._close_if_over(run)
+
+    def _close_if_over(self, run: ShardRun) -> None:
+        if run in self._runs and not (run.rows or run.in_engine or run.unwritten):
+            self._runs.remove(run)
+            run.ended.set()

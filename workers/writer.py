@@ -1,0 +1,111 @@
+"""The one writer of a worker: outcomes of all its shards, results and counters, go to Postgres in one COMMIT."""
+
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from jobs import db, leases, telemetry
+from jobs.errors import Unavailable
+from jobs.leases import Written
+from jobs.outcomes import Outcome
+from workers.window import ShardRun
+
+log = telemetry.get_logger(__name__)
+
+RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0)
+_STOP = None
+Item = tuple[ShardRun, Outcome, bool]
+
+
+class Writer(threading.Thread):
+    """Takes outcomes with `put` and reports each as written, or its shard as lost.
+
+    An outcome waits for at most `flush_seconds`, or until `flush_outcomes` are there, or until its shard has no others
+    to come. While Postgres is away it tries again until the lease has ended; what is unwritten then is dropped, and
+    the rows are run again by the next holder.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        flush_outcomes: int,
+        flush_seconds: float,
+        written: Callable[[ShardRun, int], None],
+        lost: Callable[[ShardRun], None],
+    ) -> None:
+        super().__init__(name="writer", daemon=True)
+        self._engine = engine
+        self._flush_outcomes, self._flush_seconds = flush_outcomes, flush_seconds
+        self._report_written, self._report_lost = written, lost
+        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+
+    def put(self, run: ShardRun, outcome: Outcome, last: bool) -> None:  # noqa: FBT001  the window's sink
+        """Queue one outcome. `last`: the shard has no other under way, so do not wait for more."""
+        self._queue.put((run, outcome, last))
+
+    def close(self) -> None:
+        """Write what is queued, then end the thread."""
+        self._queue.put(_STOP)
+        self.join()
+
+    def run(self) -> None:
+        stopping = False
+        while not stopping:
+            items, stopping = self._gather()
+            if items:
+                self._flush(items)
+
+    def _gather(self) -> tuple[list[Item], bool]:
+        if (first := self._queue.get()) is _STOP:
+            return [], True
+        items = [first]
+        deadline = time.monotonic() + self._flush_seconds
+        while len(items) < self._flush_outcomes:
+            # After a shard's last outcome, take only what is there already.
+            timeout = 0 if items[-1][2] else deadline - time.monotonic()
+            try:
+                item = self._queue.get(block=timeout > 0, timeout=max(timeout, 0) or None)
+            except queue.Empty:
+                break
+            if item is _STOP:
+                return items, True
+            items.append(item)
+        return items, False
+
+    def _flush(self, items: list[Item]) -> None:
+        waiting: dict[ShardRun, list[Outcome]] = defaultdict(list)
+        for run, outcome, _ in items:
+            waiting[run].append(outcome)
+        written = self._write(waiting)
+        for run, outcomes in waiting.items():
+            if run not in written:
+                self._report_lost(run)
+            self._report_written(run, len(outcomes))
+
+    def _write(self, waiting: dict[ShardRun, list[Outcome]]) -> set[ShardRun]:
+        """Return the runs whose outcomes are committed. The others have lost their lease."""
+        tries = 0
+        while held := {run: outcomes for run, outcomes in waiting.items() if not run.is_lost}:
+            try:
+                return self._try(held, uncertain=tries > 0)
+            except Unavailable as error:
+                log.warning("write_retried", rows=sum(map(len, held.values())), error=type(error.__cause__).__name__)
+                time.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)])
+                tries += 1
+            except Exception as error:
+                log.exception("write_failed", error=type(error).__name__)
+                return set()
+        return set()
+
+    def _try(self, held: dict[ShardRun, list[Outcome]], *, uncertain: bool) -> set[ShardRun]:
+        groups = [
+            Written(run.lease.shard_id, run.lease.token, run.lease.batch_id, outcomes) for run, outcomes in held.items()
+        ]
+        with db.transaction(self._engine) as connection:
+            done = leases.write(connection, groups, uncertain=uncertain)
+        return {run for run in held if run.lease.shard_id in done}
