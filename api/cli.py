@@ -56,9 +56,9 @@ def demo(
     out_dir: Annotated[Path, typer.Option(help="Where the downloaded files go.")] = Path(".promptmill/demo"),
 ) -> None:
     """Run the main job end to end: start everything, submit two files with the openai SDK, download the results."""
-    from api import demo as demo_module
+    from api.demo import run
 
-    demo_module.run(settings.load(), out_dir, ROOT / "examples", out)
+    run(settings.load(), out_dir, ROOT / "examples", out)
 
 
 @app.command()

@@ -105,13 +105,16 @@ class _Target(msgspec.Struct):
 
 def _mismatches(connection: Connection, file_id: str, endpoint: str) -> list[BatchError]:
     """Read the lines again, only when the file's summary says that some do not fit."""
-    statement = select(lines.c.line_no, lines.c.content).where(
-        lines.c.file_id == file_id, lines.c.custom_id.is_not(None)
+    statement = (
+        select(lines.c.line_no, lines.c.content)
+        .where(lines.c.file_id == file_id, lines.c.custom_id.is_not(None))
+        .order_by(lines.c.line_no)
+        .execution_options(yield_per=100)
     )
     decode = msgspec.json.Decoder(_Target).decode
     problems = []
     first_model = None
-    for line_no, content in connection.execution_options(yield_per=100).execute(statement.order_by(lines.c.line_no)):
+    for line_no, content in connection.execute(statement):
         target = decode(bytes(content).removeprefix(b"\xef\xbb\xbf"))
         first_model = first_model or target.body.model
         if target.url != endpoint:

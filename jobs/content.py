@@ -3,7 +3,7 @@
 Each page is a short transaction of its own, so that a client that reads slowly holds nothing open.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import psycopg
@@ -52,7 +52,7 @@ class Source:
         )
 
 
-def stream(engine: Engine, source: Source) -> Iterator[bytes]:
+def stream(engine: Engine, source: Source) -> Generator[bytes]:
     """Yield the file in pieces of about `PAGE_BYTES`. What is committed while it is read may or may not be in it.
 
     Raises:

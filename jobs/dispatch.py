@@ -6,6 +6,7 @@ What the settings below answer to was measured or read in celery 5.7 and kombu 5
 """
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from celery import Celery
@@ -87,10 +88,21 @@ class Dispatcher:
 
     def hint_overdue(self, hint_seconds: float) -> int:
         """Announce queued shards whose hint was never sent or seems lost; return how many."""
+        sent = 0
         with db.transaction(self._engine) as connection:
-            shard_ids = lifecycle.to_hint(connection, hint_seconds=hint_seconds)
-        self.hint(shard_ids)
-        return len(shard_ids)
+            overdue = lifecycle.to_hint(connection, hint_seconds=hint_seconds)
+        for model, shard_ids in overdue.items():
+            # As many messages as shards: none is lost, the workers are busy. Sending them again would only pile up.
+            if self._waiting(model) < len(shard_ids):
+                self.hint(shard_ids)
+                sent += len(shard_ids)
+        return sent
+
+    def _waiting(self, model: str) -> int:
+        """Return how many hints wait in Redis for the workers of a model."""
+        with self._celery.connection_for_read() as connection:
+            declared: Any = queue_for(model).bind(connection.default_channel).queue_declare()
+            return int(declared.message_count)
 
     def hint(self, shard_ids: Sequence[str]) -> None:
         """Announce shards, in this order, and note when. Raises what Celery or Postgres raises."""
@@ -109,7 +121,7 @@ class Dispatcher:
                 self._celery.send_task(
                     RUN_SHARD,
                     args=[row.id],
-                    queue=queue_for(row.model),  # type: ignore[arg-type]  a Queue is declared, a name is not
+                    queue=queue_for(row.model),  # type: ignore[arg-type] # a Queue is declared, a name is not
                     producer=producer,
                     # What Flower shows in place of the arguments: ids and counts.
                     argsrepr=f"({row.id}, {row.batch_id}, shard {row.number}, lines {row.first_line}-{row.last_line}, "

@@ -3,6 +3,7 @@
 Everything here is idempotent: workers call `settle` when a shard ends, and the reconciler calls all of it again.
 """
 
+from collections import defaultdict
 from datetime import timedelta
 
 from sqlalchemy import Connection, func, select, text
@@ -144,7 +145,7 @@ def to_settle(connection: Connection) -> list[str]:
 
 _TO_HINT = text(
     """
-    SELECT s.id FROM shards s JOIN batches b ON b.id = s.batch_id
+    SELECT s.id, s.model FROM shards s JOIN batches b ON b.id = s.batch_id
     WHERE s.state = 'queued' AND b.status = 'in_progress'
       AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))
     ORDER BY s.created_at, s.number LIMIT 1000
@@ -152,9 +153,12 @@ _TO_HINT = text(
 )
 
 
-def to_hint(connection: Connection, *, hint_seconds: float) -> list[str]:
-    """Return queued shards whose hint was never sent, or so long ago that it may be lost; oldest first."""
-    return list(connection.execute(_TO_HINT, {"hint_seconds": hint_seconds}).scalars())
+def to_hint(connection: Connection, *, hint_seconds: float) -> dict[str, list[str]]:
+    """Return, by model, the queued shards whose hint was never sent or may be lost; oldest first."""
+    overdue: dict[str, list[str]] = defaultdict(list)
+    for row in connection.execute(_TO_HINT, {"hint_seconds": hint_seconds}):
+        overdue[row.model].append(row.id)
+    return overdue
 
 
 # Files that nobody can see: deleted, expired, or an upload that never ended. A batch that is not over still reads its

@@ -122,7 +122,8 @@ class Worker(_Section):
     engine: Literal["llamacpp", "scripted"] = "llamacpp"
     """Which engine. `scripted` obeys its prompts and is for tests and for measuring the data plane."""
     waiting_requests: Count = 64
-    """Requests kept ready behind those the engine runs, so that it never waits for one."""
+    """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
+    the time they wait counts as theirs."""
     max_shards: Count = 8
     """Most shards held at once. They must cover the engine's window: about window / shards.max_requests + 2."""
     request_timeout_seconds: Seconds = 600

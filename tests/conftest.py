@@ -7,8 +7,9 @@ import pytest
 import services
 from alembic import command
 from alembic.config import Config
-from jobs import db, settings
 from sqlalchemy import Engine
+
+from jobs import db, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # A developer's own settings have no say in a test.

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import redis
+from sqlalchemy import Engine
+
 from api.stack import postgres, valkey
 from api.stack.program import Program, free_port, promptmill
 from jobs import db, fleet, keys
-from sqlalchemy import Engine
 
 PASSWORD = "only-for-tests"
 DATABASE_URL_VARIABLE, REDIS_URL_VARIABLE = "PROMPTMILL_TEST_DATABASE_URL", "PROMPTMILL_TEST_REDIS_URL"
@@ -151,12 +152,12 @@ def fresh_database(servers: Servers, template: str | None = None) -> Iterator[st
     """Make a database of its own, a copy of `template` if that is named, and drop it at the end. Yield its name."""
     name = f"promptmill_test_{uuid.uuid4().hex}"
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))  # type: ignore[arg-type]
+        connection.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
     try:
         yield name
     finally:
         with psycopg.connect(servers.database_url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @dataclass

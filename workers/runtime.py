@@ -71,10 +71,11 @@ class Runtime:
 
     def _wire(self) -> None:
         options = self._settings.worker
+        capacity = self._engine.capacity()
         self._window = Window(
             self._engine,
             self._loop,
-            size=self._engine.capacity() + options.waiting_requests,
+            size=capacity + min(capacity, options.waiting_requests),
             max_unwritten=options.max_unwritten,
             request_timeout_seconds=options.request_timeout_seconds,
             sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below

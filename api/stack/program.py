@@ -5,14 +5,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jobs.errors import ConfigurationError
 
 LAUNCH = Path(__file__).with_name("launch.py")
-Ready = Callable[[], Awaitable[bool]]
+Ready = Callable[[], Coroutine[Any, Any, bool]]
 
 
 @dataclass(frozen=True)

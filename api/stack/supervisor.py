@@ -52,6 +52,8 @@ class Supervisor:
         self._children: dict[str, _Child] = {}
         self._watching: list[asyncio.Task[None]] = []
         self._failure: StartFailed | None = None
+        # circus does one thing at a time; two of ours at once would be refused.
+        self._spawning = asyncio.Lock()
         logging.getLogger("circus").setLevel(logging.ERROR)
 
     async def open(self) -> None:
@@ -73,10 +75,11 @@ class Supervisor:
         Raises:
             StartFailed: it ended, or was not ready in time. The message says where its log is.
         """
-        child = self._children.get(program.name) or self._add(program)
-        child.ended.clear()
-        child.status = None
-        await _unlocked(child.watcher.start)
+        async with self._spawning:
+            child = self._children.get(program.name) or self._add(program)
+            child.ended.clear()
+            child.status = None
+            await _unlocked(child.watcher.start)
         async with self._deadline(child):
             await (self._ready(child) if program.ready else self._finished(child))
 

@@ -214,9 +214,16 @@ def address_file(home: Path) -> Path:
     return home / "stack.json"
 
 
-def read_address(home: Path) -> Address | None:
+def running_stack(home: Path) -> Address | None:
     """Return how to reach the stack that runs on the data directory; None if none is ready."""
     try:
-        return Address(**json.loads(address_file(home).read_text()))
+        address = Address(**json.loads(address_file(home).read_text()))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+    # A stack that was killed leaves its file behind.
+    with (home / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return address
+    return None

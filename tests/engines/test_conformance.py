@@ -1,0 +1,291 @@
+"""What every engine must do. One suite; each engine brings its model and a prompt."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from jobs.errors import RequestRejected
+from jobs.settings import LlamaCpp, Worker
+from workers import engines
+from workers.engines.base import Body, Engine
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+SETTINGS = {
+    "scripted": Worker(engine="scripted"),
+    "llamacpp": Worker(engine="llamacpp", llamacpp=LlamaCpp(context_tokens=512, parallel_requests=2)),
+}
+
+
+class Subject:
+    """An engine under test, on a loop of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.is_real = name != "scripted"
+        self.engine: Engine = self.do(lambda: make(name))
+        self.do(self.engine.start)
+        self.model = self.engine.models()[0]
+
+    def do(self, action: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(action(), 120))
+
+    def chat(self, text: str = "Say hello.", **parameters: Any) -> Body:
+        return self.ask(CHAT, messages=[{"role": "user", "content": text}], **parameters)
+
+    def ask(self, endpoint: str, **parameters: Any) -> Body:
+        body = {"model": self.model, "max_tokens": 8, **parameters}
+        answer: Body = self.do(lambda: self.engine.run(endpoint, body))
+        return answer
+
+    def rejection(self, **parameters: Any) -> RequestRejected:
+        with pytest.raises(RequestRejected) as caught:
+            self.chat(**parameters)
+        return caught.value
+
+
+async def make(name: str) -> Engine:
+    return engines.make(SETTINGS[name])
+
+
+@pytest.fixture(scope="module", params=list(SETTINGS))
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    made = Subject(request.param)
+    yield made
+    made.do(made.engine.stop)
+    made.loop.close()
+
+
+@pytest.fixture
+def real(subject: Subject) -> Subject:
+    if not subject.is_real:
+        pytest.skip("a scripted engine has no model")
+    return subject
+
+
+def content(body: Body, choice: int = 0) -> str:
+    return str(body["choices"][choice]["message"]["content"])
+
+
+def test_a_chat_completion_has_the_shape_of_the_contract(subject: Subject) -> None:
+    body = subject.chat()
+    assert body["object"] == "chat.completion"
+    assert isinstance(body["id"], str)
+    assert isinstance(body["created"], int)
+    assert body["model"] == subject.model
+    (choice,) = body["choices"]
+    assert {"index", "message", "finish_reason", "logprobs"} <= set(choice)
+    assert choice["message"]["role"] == "assistant"
+    assert choice["finish_reason"] in ("stop", "length")
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["prompt_tokens"] > 0
+
+
+def test_a_completion_has_the_shape_of_the_contract(subject: Subject) -> None:
+    body = subject.ask(COMPLETIONS, prompt="Once upon a time")
+    assert body["object"] == "text_completion"
+    (choice,) = body["choices"]
+    assert isinstance(choice["text"], str)
+    assert choice["logprobs"] is None
+    assert body["usage"]["completion_tokens"] > 0
+
+
+def test_many_requests_at_once_keep_their_answers(subject: Subject) -> None:
+    async def all_at_once() -> list[Body]:
+        bodies = [
+            {"model": subject.model, "messages": [{"role": "user", "content": f"word {n}"}], "max_tokens": 2 + n % 3}
+            for n in range(12)
+        ]
+        return await asyncio.gather(*(subject.engine.run(CHAT, body) for body in bodies))
+
+    answers = subject.do(all_at_once)
+    if subject.is_real:
+        assert all(answer["usage"]["completion_tokens"] <= 2 + n % 3 for n, answer in enumerate(answers))
+    else:
+        assert [content(answer) for answer in answers] == [f"word {n}" for n in range(12)]
+
+
+def test_an_idle_engine_is_healthy(subject: Subject) -> None:
+    assert subject.engine.healthy()
+    assert subject.engine.capacity() >= 1
+
+
+def test_a_cancelled_request_leaves_room_for_the_next(subject: Subject) -> None:
+    async def cancel() -> None:
+        text = "SLEEP 60" if not subject.is_real else "Count to one million."
+        body = {"model": subject.model, "messages": [{"role": "user", "content": text}]}
+        tasks = [asyncio.create_task(subject.engine.run(CHAT, body)) for _ in range(subject.engine.capacity())]
+        await asyncio.sleep(0.5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    subject.do(cancel)
+    assert subject.chat()["choices"]
+
+
+def test_a_request_that_is_refused_does_not_disturb_others(subject: Subject) -> None:
+    async def both() -> tuple[Any, Any]:
+        bad = {"model": subject.model, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}
+        good = {"model": subject.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+        return await asyncio.gather(
+            subject.engine.run(CHAT, bad), subject.engine.run(CHAT, good), return_exceptions=True
+        )
+
+    refused, answered = subject.do(both)
+    assert isinstance(refused, RequestRejected)
+    assert refused.param
+    assert answered["choices"]
+
+
+def test_system_prompts_and_earlier_turns_are_read(real: Subject) -> None:
+    turns = [
+        {"role": "system", "content": "You are terse."},
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": [{"type": "text", "text": "Bye."}]},
+    ]
+    longer = real.ask(CHAT, messages=turns)["usage"]["prompt_tokens"]
+    assert longer > real.ask(CHAT, messages=turns[1:2])["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_answers_are_as_long_as_asked(real: Subject, name: str) -> None:
+    body = real.chat("Tell me a long story.", **{"max_tokens": None, name: 5})
+    assert body["usage"]["completion_tokens"] == 5
+    assert body["choices"][0]["finish_reason"] == "length"
+
+
+def test_an_answer_ends_before_a_stop_string(real: Subject) -> None:
+    free = content(real.chat("Tell me a story.", temperature=0, max_tokens=24))
+    stop = free.split()[3]
+    assert stop not in content(real.chat("Tell me a story.", temperature=0, max_tokens=24, stop=[stop]))
+    assert stop not in content(real.chat("Tell me a story.", temperature=0, max_tokens=24, stop=stop))
+
+
+def test_the_same_seed_gives_the_same_text(real: Subject) -> None:
+    first, second, other = (
+        content(real.chat("Tell me a story.", temperature=1.5, max_tokens=16, seed=seed)) for seed in (7, 7, 8)
+    )
+    assert first == second != other
+
+
+def test_n_choices_are_counted_in_full(real: Subject) -> None:
+    body = real.chat("Tell me a story.", n=3, temperature=1.5, max_tokens=6, seed=1)
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
+    assert len({content(body, number) for number in range(3)}) > 1
+    assert body["usage"]["completion_tokens"] == 18
+
+
+def test_log_probabilities_of_a_chat(real: Subject) -> None:
+    tokens = real.chat(logprobs=True, top_logprobs=2, max_tokens=3)["choices"][0]["logprobs"]["content"]
+    assert len(tokens) == 3
+    for token in tokens:
+        assert token["logprob"] <= 0
+        assert len(token["top_logprobs"]) == 2
+    plain = real.chat(logprobs=True, max_tokens=3)["choices"][0]["logprobs"]["content"]
+    assert all(not token["top_logprobs"] for token in plain)
+
+
+def test_log_probabilities_of_a_completion(real: Subject) -> None:
+    choice = real.ask(COMPLETIONS, prompt="Once upon", logprobs=2, max_tokens=3)["choices"][0]
+    logprobs = choice["logprobs"]
+    assert {len(logprobs[name]) for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")} == {3}
+    assert "".join(logprobs["tokens"]) == choice["text"]
+    assert logprobs["text_offset"][0] == 0
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"type": "string", "enum": ["spam", "ham"]}},
+    "required": ["label"],
+    "additionalProperties": False,
+}
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "label", "strict": True, "schema": SCHEMA}}
+
+
+def test_an_answer_matches_its_schema(real: Subject) -> None:
+    for seed in range(5):
+        body = real.chat("Win money now!", response_format=JSON_SCHEMA, max_tokens=40, temperature=1.5, seed=seed)
+        assert body["choices"][0]["finish_reason"] == "stop"
+        assert json.loads(content(body))["label"] in ("spam", "ham")
+
+
+def test_a_completion_matches_its_schema(real: Subject) -> None:
+    body = real.ask(COMPLETIONS, prompt="Label: ", response_format=JSON_SCHEMA, max_tokens=40, temperature=1)
+    assert json.loads(body["choices"][0]["text"])["label"] in ("spam", "ham")
+
+
+def test_a_json_object_is_one(real: Subject) -> None:
+    body = real.chat("A person as JSON.", response_format={"type": "json_object"}, max_tokens=200, temperature=0)
+    if body["choices"][0]["finish_reason"] == "stop":
+        assert isinstance(json.loads(content(body)), dict)
+    assert content(body).lstrip().startswith(("{", "```json"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param", "code"),
+    [
+        ({"frobnicate": 1}, "frobnicate", "unsupported_parameter"),
+        ({"tools": []}, "tools", "unsupported_parameter"),
+        ({"chat_template": "x"}, "chat_template", "unsupported_parameter"),
+        ({"grammar": "root ::= x"}, "grammar", "unsupported_parameter"),
+        ({"temperature": -1}, "temperature", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"temperature": float("nan")}, "temperature", "invalid_value"),
+        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"n": 1000}, "n", "invalid_value"),
+        ({"n": True}, "n", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 2**40}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 3.7}, "max_tokens", "invalid_value"),
+        ({"stop": ""}, "stop", "invalid_value"),
+        ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+        ({"stop": [1]}, "stop.0", "invalid_value"),
+        ({"seed": -1}, "seed", "invalid_value"),
+        ({"top_logprobs": 2}, None, "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_required_parameter"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role", "invalid_value"),
+    ],
+)
+def test_a_parameter_that_is_not_supported_is_named(
+    real: Subject, parameters: dict[str, Any], param: str | None, code: str
+) -> None:
+    with pytest.raises(RequestRejected) as caught:
+        real.ask(CHAT, **{"messages": [{"role": "user", "content": "hi"}], **parameters})
+    assert (caught.value.param, caught.value.code, caught.value.status_code) == (param, code, 400)
+
+
+def test_an_image_is_refused_in_words(real: Subject) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    with pytest.raises(RequestRejected, match=r"messages\.0\.content\.0"):
+        real.ask(CHAT, messages=[{"role": "user", "content": parts}])
+
+
+@pytest.mark.parametrize("schema", [{"enum": list(range(600))}, {"description": "x" * 70_000}])
+def test_a_schema_that_would_stall_the_engine_is_refused(real: Subject, schema: dict[str, Any]) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert real.rejection(response_format=form).param == "response_format.json_schema.schema"
+
+
+def test_a_schema_without_sense_fails_alone(real: Subject) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#/nowhere"}}}
+    assert real.rejection(response_format=form).status_code == 400
+    assert real.chat()["choices"]
+
+
+def test_a_prompt_beyond_the_context_fails_with_its_numbers(real: Subject) -> None:
+    error = real.rejection(text="word " * 3000)
+    assert error.code == "context_length_exceeded"
+    assert "512" in error.message
+
+
+def test_null_means_default(real: Subject) -> None:
+    body = real.chat(temperature=None, n=None, stop=None, response_format=None, logprobs=None, seed=None, user=None)
+    assert len(body["choices"]) == 1

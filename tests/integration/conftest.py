@@ -1,0 +1,77 @@
+from collections.abc import Iterator
+from typing import Any
+
+import invariants
+import pytest
+from payloads import CHAT, numbered
+from sqlalchemy import Engine, text
+
+from jobs import batches, db, fleet, keys, leases
+from jobs.batches import NewBatch
+from jobs.ingest import Ingest
+from jobs.leases import Lease, Written
+from jobs.outcomes import success
+from jobs.settings import Settings
+
+
+class Domain:
+    """The domain, driven without API and worker."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.settings = Settings(shards={"max_requests": 10})
+        with db.transaction(engine) as connection:
+            self.project_id = keys.authenticate(connection, keys.create(connection, project="p", name="")).project_id
+            fleet.register(connection, "worker_1", engine="none", models=["scripted"])
+
+    def upload(self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None) -> str:
+        settings = self.settings.limits.model_copy(update=limits or {})
+        ingest = Ingest(self.engine, settings, self.project_id)
+        try:
+            for start in range(0, len(data), chunk):
+                ingest.feed(data[start : start + chunk])
+            return ingest.finish(filename="a.jsonl", purpose="batch", expires_after_seconds=None)
+        except BaseException:
+            ingest.discard()
+            raise
+
+    def create(self, file_id: str, endpoint: str = CHAT) -> str:
+        with db.transaction(self.engine) as connection:
+            return batches.create(connection, self.project_id, NewBatch(file_id, endpoint, "24h"), self.settings)
+
+    def batch(self, batch_id: str) -> Any:
+        with db.transaction(self.engine) as connection:
+            return batches.find(connection, self.project_id, batch_id, show_partial=False)
+
+    def new_batch(self, count: int) -> str:
+        return self.create(self.upload(numbered(count)))
+
+    def shards(self, batch_id: str) -> list[Any]:
+        with self.engine.connect() as connection:
+            statement = text("SELECT * FROM shards WHERE batch_id = :id ORDER BY number")
+            return list(connection.execute(statement, {"id": batch_id}))
+
+    def claim(self, shard_id: str, seconds: float = 60, worker: str = "worker_1") -> Lease | None:
+        with db.transaction(self.engine) as connection:
+            return leases.claim(connection, shard_id, worker_id=worker, models=["scripted"], lease_seconds=seconds)
+
+    def rows(self, lease: Lease) -> list[int]:
+        with db.transaction(self.engine) as connection:
+            return [line_no for line_no, _ in leases.load_rows(connection, lease)]
+
+    def write(self, lease: Lease, lines: list[int], *, uncertain: bool = False) -> dict[str, bool]:
+        outcomes = [success(line_no, f"row-{line_no - 1}", {"x": line_no}) for line_no in lines]
+        group = Written(lease.shard_id, lease.token, lease.batch_id, outcomes)
+        with db.transaction(self.engine) as connection:
+            return leases.write(connection, [group], uncertain=uncertain)
+
+    def execute(self, statement: str, **values: Any) -> Any:
+        with self.engine.begin() as connection:
+            result = connection.execute(text(statement), values)
+            return result.all() if result.returns_rows else result.rowcount
+
+
+@pytest.fixture
+def domain(engine: Engine) -> Iterator[Domain]:
+    yield Domain(engine)
+    invariants.check(engine)

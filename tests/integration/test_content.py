@@ -1,0 +1,33 @@
+from typing import Any
+
+import pytest
+from payloads import jsonl, request
+
+from jobs import content
+
+
+def test_pages_are_small_however_long_the_lines_are(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.content.PAGE_BYTES", 10_000)
+    monkeypatch.setattr("jobs.content.PAGE_LINES", 50)
+    sizes = [10] * 120 + [30_000, 30_000, 10] + [9_000] * 5 + [10] * 60
+    data = jsonl(request(f"r{number}", "x" * size) for number, size in enumerate(sizes))
+    pages = list(content.stream(domain.engine, content.Source(domain.upload(data))))
+    assert b"".join(pages) == data
+    assert len(pages) > 5
+    assert max(len(page) for page in pages) < 10_000 + 31_000
+
+
+def test_no_transaction_is_open_between_pages(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.content.PAGE_LINES", 2)
+    data = jsonl(request(f"r{number}") for number in range(10))
+    stream = content.stream(domain.engine, content.Source(domain.upload(data)))
+    next(stream)
+    busy = domain.execute(
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    )
+    assert busy == []
+    stream.close()
+
+
+def test_a_file_without_lines_is_empty(domain: Any) -> None:
+    assert list(content.stream(domain.engine, content.Source("", "batch_nope"))) == []

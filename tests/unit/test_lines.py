@@ -1,0 +1,77 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from payloads import request
+
+from jobs import lines
+
+
+def problem(content: bytes) -> lines.LineProblem:
+    with pytest.raises(lines.LineProblem) as caught:
+        lines.parse(content, max_custom_id_chars=64)
+    return caught.value
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in request("a").items() if key != name}
+
+
+def test_a_request_is_read() -> None:
+    line = lines.parse(json.dumps(request("a")).encode(), max_custom_id_chars=64)
+    assert (line.custom_id, line.url, line.body.model) == ("a", "/v1/chat/completions", "scripted")
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "param"),
+    [
+        (b"{", "invalid_json_line", None),
+        (b"[]", "invalid_json_line", None),
+        (b'{"a": 1} x', "invalid_json_line", None),
+        (b'"text"', "invalid_json_line", None),
+        (b'{"a": NaN}', "invalid_json_line", None),
+        (b"[" * 100_000, "invalid_json_line", None),
+        (b'{"custom_id": "\xff"}', "invalid_encoding", None),
+        (json.dumps(without("custom_id")).encode(), "missing_required_parameter", "custom_id"),
+        (json.dumps(without("method")).encode(), "missing_required_parameter", "method"),
+        (json.dumps(without("url")).encode(), "missing_required_parameter", "url"),
+        (json.dumps(without("body")).encode(), "missing_required_parameter", "body"),
+        (json.dumps({**request("a"), "custom_id": None}).encode(), "missing_required_parameter", "custom_id"),
+        (json.dumps({**request("a"), "custom_id": 7}).encode(), "invalid_type", "custom_id"),
+        (json.dumps({**request("a"), "body": []}).encode(), "invalid_type", "body"),
+        (json.dumps({**request("a"), "method": "GET"}).encode(), "invalid_request", "method"),
+        (json.dumps(request("")).encode(), "invalid_request", "custom_id"),
+        (json.dumps(request("x" * 65)).encode(), "invalid_request", "custom_id"),
+        (json.dumps(request("a\x00b")).encode(), "invalid_request", "custom_id"),
+        (json.dumps(request("a\nb")).encode(), "invalid_request", "custom_id"),
+        (json.dumps(request("a", model=None)).encode(), "invalid_request", "body.model"),
+        (json.dumps(request("a", model="")).encode(), "invalid_request", "body.model"),
+        (json.dumps(request("a", model=5)).encode(), "invalid_type", "body.model"),
+        (json.dumps(request("a", messages=[])).encode(), "invalid_request", "body.messages"),
+        (json.dumps(request("a", messages="hi")).encode(), "invalid_type", "body.messages"),
+        (json.dumps(request("a", stream=True)).encode(), "streaming_unsupported", "body.stream"),
+        (json.dumps(request("a", stream="yes")).encode(), "invalid_type", "body.stream"),
+    ],
+)
+def test_what_is_wrong_is_named(content: bytes, code: str, param: str | None) -> None:
+    found = problem(content)
+    assert (found.code, found.param) == (code, param)
+
+
+def test_bytes_that_are_no_text_are_found_where_nobody_looks() -> None:
+    content = json.dumps(request("a", prompt="PLACE")).encode()
+    assert problem(content.replace(b"PLACE", b"\xff\xfe")).code == "invalid_encoding"
+    assert problem(content.replace(b"PLACE", b"\\ud800")).code == "invalid_json_line"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=64))
+def test_any_text_may_be_a_custom_id(custom_id: str) -> None:
+    content = json.dumps(request(custom_id), ensure_ascii=False).encode()
+    assert lines.parse(content, max_custom_id_chars=64).custom_id == custom_id
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_parser(content: bytes) -> None:
+    problem(content)

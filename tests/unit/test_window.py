@@ -1,0 +1,227 @@
+import asyncio
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from payloads import CHAT, jsonl, request
+
+from jobs.errors import EngineFatal, RequestRejected
+from jobs.leases import Lease
+from jobs.outcomes import Outcome
+from workers.engines.base import Body
+from workers.window import Ending, ShardRun, Window
+
+
+class GatedEngine:
+    """Runs each request until the test lets it go, by its prompt."""
+
+    name = "gated"
+
+    def __init__(self) -> None:
+        self.running: dict[str, asyncio.Future[None]] = {}
+        self.aborted: list[str] = []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def models(self) -> Sequence[str]:
+        return ["gated"]
+
+    def capacity(self) -> int:
+        return 2
+
+    def healthy(self) -> bool:
+        return True
+
+    async def run(self, endpoint: str, body: Body) -> Body:
+        prompt = body["messages"][0]["content"]
+        future = self.running[prompt] = asyncio.get_running_loop().create_future()
+        try:
+            await future
+        except asyncio.CancelledError:
+            self.aborted.append(prompt)
+            raise
+        finally:
+            del self.running[prompt]
+        return {"echo": prompt}
+
+
+class Bench:
+    """A window on a loop of its own, and what came out of it."""
+
+    def __init__(self, size: int = 2, timeout: float = 60) -> None:
+        self.engine = GatedEngine()
+        self.loop = asyncio.new_event_loop()
+        self.outcomes: list[tuple[ShardRun, Outcome, bool]] = []
+        self.fatal = threading.Event()
+        self.window = Window(
+            self.engine,
+            self.loop,
+            size=size,
+            max_unwritten=100,
+            request_timeout_seconds=timeout,
+            sink=lambda *item: self.outcomes.append(item),
+            on_fatal=self.fatal.set,
+        )
+
+    def turn(self) -> None:
+        """Let everything happen that can happen now."""
+        for _ in range(10):
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    def run(self, *prompts: str, lease: float = 60, expires: float = 60) -> ShardRun:
+        lines = jsonl(request(prompt, prompt) for prompt in prompts).splitlines(keepends=True)
+        run = ShardRun(
+            lease=Lease("shard_1", 1, "batch_1", "file-1", 1, len(lines), len(lines), CHAT, 60),
+            rows=deque(enumerate(lines, 1)),
+            lease_deadline=time.monotonic() + lease,
+            start_deadline=time.monotonic() + expires,
+        )
+        self.window.add(run)
+        self.turn()
+        return run
+
+    def finish(self, prompt: str) -> None:
+        self.engine.running[prompt].set_result(None)
+        self.turn()
+
+    def fail(self, prompt: str, error: Exception) -> None:
+        self.engine.running[prompt].set_exception(error)
+        self.turn()
+
+    def write_all(self) -> None:
+        for run, _, _ in self.outcomes:
+            self.window.written(run, 1)
+        self.turn()
+
+    def custom_ids(self) -> list[tuple[str, int]]:
+
+        return [(json.loads(outcome.content)["custom_id"], outcome.status_code) for _, outcome, _ in self.outcomes]
+
+
+@pytest.fixture
+def bench() -> Any:
+    made = Bench()
+    yield made
+    for task in asyncio.all_tasks(made.loop):
+        task.cancel()
+    made.turn()
+    made.loop.close()
+
+
+def test_no_more_rows_run_than_the_window_holds(bench: Bench) -> None:
+    bench.run("a", "b", "c")
+    assert set(bench.engine.running) == {"a", "b"}
+    bench.finish("a")
+    assert set(bench.engine.running) == {"b", "c"}
+
+
+def test_the_next_shard_starts_beside_the_last_rows_of_this_one(bench: Bench) -> None:
+    first = bench.run("a", "b")
+    bench.run("c", "d")
+    bench.finish("a")
+    assert not first.ended.is_set()
+    assert set(bench.engine.running) == {"b", "c"}
+
+
+def test_a_shard_is_over_when_its_last_outcome_is_written(bench: Bench) -> None:
+    run = bench.run("a")
+    bench.finish("a")
+    assert not run.ended.is_set()
+    bench.write_all()
+    assert run.ended.is_set()
+    assert run.ending is Ending.DONE
+
+
+def test_the_last_outcome_of_a_shard_says_so(bench: Bench) -> None:
+    bench.run("a", "b")
+    bench.finish("b")
+    bench.finish("a")
+    assert [last for _, _, last in bench.outcomes] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RequestRejected("no", status_code=422), 422), (RuntimeError("boom"), 500)]
+)
+def test_a_row_that_fails_fails_alone(bench: Bench, error: Exception, status: int) -> None:
+    bench.run("a", "b")
+    bench.fail("a", error)
+    bench.finish("b")
+    assert bench.custom_ids() == [("a", status), ("b", 200)]
+    assert b"boom" not in bench.outcomes[0][1].content
+
+
+def test_a_row_that_takes_too_long_fails_alone() -> None:
+    bench = Bench(timeout=0.05)
+    bench.run("a")
+    bench.loop.run_until_complete(asyncio.sleep(0.2))
+    assert bench.custom_ids() == [("a", 504)]
+    assert bench.engine.aborted == ["a"]
+    bench.loop.close()
+
+
+def test_letting_go_waits_for_running_rows(bench: Bench) -> None:
+    run = bench.run("a", "b", "c")
+    bench.window.end(run, Ending.LET_GO, abort=False)
+    bench.turn()
+    assert not run.ended.is_set()
+    bench.finish("a")
+    bench.finish("b")
+    bench.write_all()
+    assert run.ended.is_set()
+    assert run.ending is Ending.LET_GO
+    assert len(bench.outcomes) == 2
+
+
+def test_aborting_ends_running_rows_in_the_engine(bench: Bench) -> None:
+    run = bench.run("a", "b", "c")
+    bench.window.end(run, Ending.LOST, abort=True)
+    bench.turn()
+    assert sorted(bench.engine.aborted) == ["a", "b"]
+    assert run.ended.is_set()
+    assert run.ending is Ending.LOST
+
+
+@pytest.mark.parametrize(("clock", "ending"), [({"lease": 0}, Ending.LOST), ({"expires": 0}, Ending.LET_GO)])
+def test_nothing_starts_after_the_deadline(bench: Bench, clock: dict[str, float], ending: Ending) -> None:
+    run = bench.run("a", **clock)
+    assert not bench.engine.running
+    assert run.ended.is_set()
+    assert run.ending is ending
+
+
+def test_a_dead_engine_is_reported_and_its_row_is_not_done(bench: Bench) -> None:
+    run = bench.run("a", "b")
+    bench.fail("a", EngineFatal())
+    bench.finish("b")
+    bench.write_all()
+    assert bench.fatal.is_set()
+    assert run.ending is Ending.LET_GO
+    assert bench.custom_ids() == [("b", 200)]
+
+
+def test_a_body_that_cannot_be_read_keeps_its_custom_id(bench: Bench) -> None:
+    run = bench.run("a")
+    bench.finish("a")
+    line = jsonl([request("big")]).replace(b'"hello"}]', b'"hello"}], "x": 1e999')
+    other = ShardRun(run.lease, deque([(1, line)]), run.lease_deadline, run.start_deadline)
+    bench.window.add(other)
+    bench.turn()
+    assert bench.custom_ids()[1] == ("big", 400)
+
+
+def test_outcomes_that_wait_for_postgres_hold_back_new_rows() -> None:
+    bench = Bench(size=1)
+    bench.window._max_unwritten = 1
+    bench.run("a", "b")
+    bench.finish("a")
+    assert not bench.engine.running
+    bench.write_all()
+    assert set(bench.engine.running) == {"b"}
+    bench.finish("b")
+    bench.loop.close()

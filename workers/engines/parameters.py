@@ -1,0 +1,164 @@
+"""The parameters that a request may have: an allow-list with bounds.
+
+An engine gets what is built from these models, never the client's body: engines ignore what they do not know, and some
+values of what they do know crash them or run for minutes. Names and bounds: the OpenAI API reference; limits of ours
+say so.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.errors import RequestRejected
+from workers.engines.base import Body
+
+# Ours. A schema is compiled to a grammar before the first token; 5,000 enum values were seen to take 25 seconds.
+MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_ENUM_VALUES = 65_536, 32, 500
+# Ours: each choice is a request of its own for the engine.
+MAX_CHOICES = 16
+
+StopString = Annotated[str, Field(min_length=1, max_length=1_000)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TextPart(_Model):
+    """Part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Model):
+    """One turn. Images, audio and tool calls are not text."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+
+class JsonSchema(_Model):
+    """The schema that an answer must match."""
+
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+    @field_validator("schema_")
+    @classmethod
+    def _bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
+            message = f"the schema is longer than {MAX_SCHEMA_BYTES} bytes"
+            raise ValueError(message)
+        _check_schema(schema, depth=0)
+        return schema
+
+
+def _check_schema(node: Any, depth: int) -> None:  # noqa: ANN401  any JSON
+    if depth > MAX_SCHEMA_DEPTH:
+        message = f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels"
+        raise ValueError(message)
+    if isinstance(node, dict):
+        if isinstance(values := node.get("enum"), list) and len(values) > MAX_ENUM_VALUES:
+            message = f"an enum of the schema has more than {MAX_ENUM_VALUES} values"
+            raise ValueError(message)
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            _check_schema(child, depth + 1)
+
+
+class ResponseFormat(_Model):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_is_there(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            message = "json_schema is missing"
+            raise ValueError(message)
+        return self
+
+
+class Sampling(_Model):
+    """What both endpoints take."""
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    seed: int | None = Field(None, ge=0, le=2**32 - 1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    response_format: ResponseFormat | None = None
+    # Without effect here; clients send them all the same.
+    stream: Literal[False] | None = None
+    user: str | None = None
+
+
+class ChatParameters(Sampling):
+    """`/v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_are_asked_for(self) -> "ChatParameters":
+        if self.top_logprobs is not None and not self.logprobs:
+            message = "top_logprobs needs logprobs to be true"
+            raise ValueError(message)
+        return self
+
+
+class CompletionParameters(Sampling):
+    """`/v1/completions`."""
+
+    prompt: str = Field(min_length=1)
+    logprobs: int | None = Field(None, ge=0, le=5)
+    echo: Literal[False] | None = None
+
+
+Parameters = TypeVar("Parameters", bound=Sampling)
+
+
+def check(kind: type[Parameters], body: Body) -> Parameters:
+    """Return the checked parameters.
+
+    Raises:
+        RequestRejected: a parameter is unknown or out of bounds; it is named.
+    """
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise _rejection(error) from None
+
+
+def _rejection(error: ValidationError) -> RequestRejected:
+    # A union reports each of its members; the problem that lies deepest is the one the client can mend.
+    problem = max(error.errors(include_input=False, include_url=False), key=lambda each: len(each["loc"]))
+    param = ".".join(str(part) for part in problem["loc"] if not _names_a_type(part)) or None
+    if problem["type"] == "extra_forbidden":
+        return RequestRejected(f"Unsupported parameter: '{param}'.", code="unsupported_parameter", param=param)
+    if problem["type"] == "missing":
+        message = f"Missing required parameter: '{param}'."
+        return RequestRejected(message, code="missing_required_parameter", param=param)
+    reason = problem["msg"].removeprefix("Value error, ")
+    message = f"Invalid value for '{param}': {reason}." if param else f"Invalid request: {reason}."
+    return RequestRejected(message, code="invalid_value", param=param)
+
+
+def _names_a_type(part: str | int) -> bool:
+    """Tell pydantic's own marks of union members from names of parameters."""
+    return isinstance(part, str) and (part.startswith(("list[", "constrained-", "literal[")) or part in {"str", "bool"})
