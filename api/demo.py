@@ -25,9 +25,10 @@ from jobs.protocol import BATCH_ENDPOINTS
 from jobs.settings import Settings
 from jobs.states import TERMINAL
 
-FILES = ("reviews", "translate")
+FILES = ("translate", "reviews")
 POLL_SECONDS = 0.5
-SHOWN_ROWS = 6
+SHOWN_ROWS = 4
+NOTE = "The model is SmolLM2-135M: it shows the plumbing. It labels passably and cannot translate."
 START_SECONDS = 300
 # The worker drains, Postgres shuts down.
 STOP_SECONDS = 60
@@ -40,7 +41,7 @@ class Job:
     name: str
     batch: Batch
     task: TaskID
-    started: float
+    running_since: float | None = None
 
 
 def run(settings: Settings, out_dir: Path, examples: Path, console: Console) -> None:
@@ -53,9 +54,13 @@ def run(settings: Settings, out_dir: Path, examples: Path, console: Console) -> 
         client = OpenAI(base_url=address.base_url, api_key=address.api_key)
         console.print(f"\n[bold]The queue can be watched at {address.flower_url}[/bold]", end=" ")
         console.print(f"({address.flower_user} / {address.flower_password})\n", highlight=False)
+        started = time.monotonic()
         jobs = _run_jobs(client, examples, console)
+        console.print()
         for job in jobs:
             _show(job, _download(client, job.batch, out_dir / job.name, console), examples, console)
+        rows = sum(job.batch.request_counts.total for job in jobs if job.batch.request_counts)
+        console.print(f"{rows} requests in {time.monotonic() - started:.0f} s. {NOTE}\n", highlight=False)
 
 
 @contextmanager
@@ -148,7 +153,7 @@ def _submit(client: OpenAI, examples: Path, name: str, progress: Progress) -> Jo
     )
     assert batch.endpoint in BATCH_ENDPOINTS
     total = batch.request_counts.total if batch.request_counts else 0
-    return Job(name, batch, progress.add_task(name, total=total, rate=""), time.monotonic())
+    return Job(name, batch, progress.add_task(name, total=total, rate="waiting"))
 
 
 def _update(client: OpenAI, job: Job, progress: Progress) -> None:
@@ -158,7 +163,12 @@ def _update(client: OpenAI, job: Job, progress: Progress) -> None:
     counts, usage = job.batch.request_counts, job.batch.usage
     assert counts
     assert usage
-    done, seconds = counts.completed + counts.failed, time.monotonic() - job.started
+    done, now = counts.completed + counts.failed, time.monotonic()
+    if not done:
+        return
+    # From the first row on: what came before was waiting.
+    job.running_since = job.running_since or now - POLL_SECONDS
+    seconds = now - job.running_since
     rate = f"{done / seconds:5.1f} rows/s {usage.output_tokens / seconds:6.1f} tokens/s"
     progress.update(job.task, completed=done, total=counts.total, rate=rate)
 
@@ -192,4 +202,8 @@ def _lines(examples: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _answer(row: dict[str, Any]) -> str:
-    return " ".join(row["response"]["body"]["choices"][0]["message"]["content"].split())
+    text: str = row["response"]["body"]["choices"][0]["message"]["content"]
+    try:
+        return json.dumps(json.loads(text))
+    except ValueError:
+        return " ".join(text.split())

@@ -33,6 +33,7 @@ def configure(level: str, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
     structlog.contextvars.bind_contextvars(process=process)
 
 

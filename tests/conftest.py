@@ -56,14 +56,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def stack(servers: services.Servers, database_url: str, tmp_path: Path) -> Iterator[services.Stack]:
+def stack(servers: services.Servers, template: str, tmp_path: Path) -> Iterator[services.Stack]:
     """The product's processes, none started yet, on short leases and the scripted engine."""
-    made = services.Stack(
-        home=tmp_path,
-        database_url=database_url,
-        redis_url=servers.redis_url,
-        settings={**services.SHORT_LEASES, "PROMPTMILL_WORKER__ENGINE": "scripted"},
-    )
-    made.redis().flushall()
-    yield made
-    made.stop()
+    with services.scripted_stack(servers, template, tmp_path) as made:
+        yield made

@@ -211,10 +211,11 @@ class Stack:
     def engine(self) -> Engine:
         return db.make_engine(self.database_url, connections=5)
 
-    def key(self, project: str = "default") -> str:
+    def key(self, project: str | None = None) -> str:
+        """Make a key, for a project of its own unless one is named."""
         engine = self.engine()
         with db.transaction(engine) as connection:
-            key = keys.create(connection, project=project, name="test")
+            key = keys.create(connection, project=project or uuid.uuid4().hex, name="test")
         engine.dispose()
         return key
 
@@ -231,3 +232,17 @@ class Stack:
     def stop(self) -> None:
         for process in reversed(self.processes):
             process.stop()
+
+
+@contextlib.contextmanager
+def scripted_stack(servers: Servers, template: str, home: Path) -> Iterator[Stack]:
+    """Make a stack on a database of its own and an empty Redis, with short leases and the scripted engine."""
+    settings = {**SHORT_LEASES, "PROMPTMILL_WORKER__ENGINE": "scripted"}
+    with fresh_database(servers, template) as name:
+        made = Stack(home, servers.database(name), servers.redis_url, settings)
+        with made.redis() as broker:
+            broker.flushall()
+        try:
+            yield made
+        finally:
+            made.stop()

@@ -1,6 +1,10 @@
 """`promptmill worker`: a Celery worker around one engine."""
 
+import os
+import signal
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -12,6 +16,8 @@ from workers.runtime import Runtime
 
 log = telemetry.get_logger(__name__)
 
+KEEP_SIGNAL_SECONDS = 0.2
+
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Return the exit status.
@@ -21,7 +27,9 @@ def run(settings: Settings) -> int:
         Unavailable: Postgres is away.
     """
     runtime = Runtime(settings)
+    _on_signals(_exit)
     runtime.start()
+    _on_signals(_again_later)
     celery = dispatch.make_celery(settings)
     _add_task(celery, runtime)
     worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
@@ -32,6 +40,21 @@ def run(settings: Settings) -> int:
     poller.join()
     runtime.stop()
     return status
+
+
+def _on_signals(handler: Callable[[int, object], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _exit(_number: int, _frame: object) -> None:
+    """Nothing has been claimed yet."""
+    sys.exit(0)
+
+
+def _again_later(number: int, _frame: object) -> None:
+    """Celery takes the signals over when it starts; one that comes earlier is kept until then."""
+    threading.Timer(KEEP_SIGNAL_SECONDS, os.kill, (os.getpid(), number)).start()
 
 
 def _add_task(celery: Celery, runtime: Runtime) -> None:

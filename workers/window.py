@@ -1,11 +1,11 @@
-"""Feeds the engine from every shard that this worker runs, oldest first, so that it never waits for a row.
+"""Feeds the engine from every shard that this worker runs, so that it never waits for a row.
 
     Celery thread          event loop                      writer thread
     add(run) ───────────►  rows ─► engine.run ─► outcome ──► COPY, COMMIT
     run.ended.wait()  ◄──  nothing left ◄──────── written ◄──┘
 
 The window does not know where a shard or a batch ends: the first rows of the next one run beside the last rows of
-this one. All its state belongs to the event loop; other threads enter through `call_soon_threadsafe`.
+this one. Batches take turns, row by row; shards of one batch go one after the other. All its state belongs to the event loop; other threads enter through `call_soon_threadsafe`.
 """
 
 import asyncio
@@ -94,6 +94,9 @@ class Window:
         self._runs: list[ShardRun] = []
         self._in_flight = 0
         self._unwritten = 0
+        # When each batch had its last turn, counted in rows.
+        self._turn = 0
+        self._turns: dict[str, int] = {}
 
     # From any thread.
 
@@ -125,14 +128,17 @@ class Window:
             self._start(run, *run.rows.popleft())
 
     def _next_run(self) -> ShardRun | None:
+        """Return the shard whose row is next: the first one of the batch that has waited longest for its turn."""
         now = time.monotonic()
         for run in tuple(self._runs):
-            if not run.rows:
-                continue
-            if now < run.lease_deadline and now < run.start_deadline:
-                return run
-            self._end(run, Ending.LOST if now >= run.lease_deadline else Ending.LET_GO, abort=run.is_lost)
-        return None
+            if run.rows and now >= min(run.lease_deadline, run.start_deadline):
+                self._end(run, Ending.LOST if now >= run.lease_deadline else Ending.LET_GO, abort=run.is_lost)
+        waiting = [run for run in self._runs if run.rows]
+        chosen = min(waiting, key=lambda run: self._turns.get(run.lease.batch_id, 0), default=None)
+        if chosen:
+            self._turn += 1
+            self._turns[chosen.lease.batch_id] = self._turn
+        return chosen
 
     def _start(self, run: ShardRun, line_no: int, content: bytes) -> None:
         task = self._loop.create_task(self._run_row(run, line_no, content))
@@ -207,4 +213,6 @@ class Window:
     def _close_if_over(self, run: ShardRun) -> None:
         if run in self._runs and not (run.rows or run.in_engine or run.unwritten):
             self._runs.remove(run)
+            if not any(other.lease.batch_id == run.lease.batch_id for other in self._runs):
+                self._turns.pop(run.lease.batch_id, None)
             run.ended.set()

@@ -74,10 +74,10 @@ class Bench:
         for _ in range(10):
             self.loop.run_until_complete(asyncio.sleep(0))
 
-    def run(self, *prompts: str, lease: float = 60, expires: float = 60) -> ShardRun:
+    def run(self, *prompts: str, lease: float = 60, expires: float = 60, batch: str = "batch_1") -> ShardRun:
         lines = jsonl(request(prompt, prompt) for prompt in prompts).splitlines(keepends=True)
         run = ShardRun(
-            lease=Lease("shard_1", 1, "batch_1", "file-1", 1, len(lines), len(lines), CHAT, 60),
+            lease=Lease("shard_1", 1, batch, "file-1", 1, len(lines), len(lines), CHAT, 60),
             rows=deque(enumerate(lines, 1)),
             lease_deadline=time.monotonic() + lease,
             start_deadline=time.monotonic() + expires,
@@ -127,6 +127,17 @@ def test_the_next_shard_starts_beside_the_last_rows_of_this_one(bench: Bench) ->
     bench.finish("a")
     assert not first.ended.is_set()
     assert set(bench.engine.running) == {"b", "c"}
+
+
+def test_batches_take_turns_and_shards_of_one_batch_do_not(bench: Bench) -> None:
+    bench.run("a1", "a2", "a3")
+    bench.run("a4")
+    bench.run("b1", "b2", batch="batch_2")
+    order = ["a1", "a2"]
+    for prompt in ("a1", "a2", "b1", "a3", "b2"):
+        bench.finish(prompt)
+        order += sorted(set(bench.engine.running) - set(order))
+    assert order == ["a1", "a2", "b1", "a3", "b2", "a4"]
 
 
 def test_a_shard_is_over_when_its_last_outcome_is_written(bench: Bench) -> None:

@@ -1,0 +1,47 @@
+"""What a user's program does, with the stock `openai` SDK."""
+
+from collections.abc import Callable
+from typing import Any
+
+import services
+from openai import OpenAI
+from openai.types import Batch
+from payloads import CHAT, parse
+
+TERMINAL = {"completed", "failed", "expired", "cancelled"}
+
+
+class User:
+    """A client of one project."""
+
+    def __init__(self, stack: services.Stack, key: str | None = None) -> None:
+        self.sdk = OpenAI(base_url=stack.base_url, api_key=key or stack.key(), max_retries=0)
+
+    def submit(self, data: bytes, endpoint: Any = CHAT, **options: Any) -> Batch:
+        file = self.sdk.files.create(file=("requests.jsonl", data), purpose="batch")
+        return self.sdk.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **options)
+
+    def batch(self, batch_id: str) -> Batch:
+        return self.sdk.batches.retrieve(batch_id)
+
+    def wait(self, batch_id: str, seconds: float = 90) -> Batch:
+        return self.wait_for(batch_id, lambda batch: batch.status in TERMINAL, seconds)
+
+    def wait_for(self, batch_id: str, condition: Callable[[Batch], bool], seconds: float = 90) -> Batch:
+        services.wait_until(lambda: condition(self.batch(batch_id)), f"{self.batch(batch_id)}", seconds)
+        return self.batch(batch_id)
+
+    def rows(self, file_id: str | None) -> list[dict[str, Any]]:
+        return [] if file_id is None else parse(self.sdk.files.content(file_id).content)
+
+    def results(self, batch: Batch) -> dict[str, dict[str, Any]]:
+        """Return all rows of both files by custom_id; each may be there once only."""
+        rows = self.rows(batch.output_file_id) + self.rows(batch.error_file_id)
+        by_id = {row["custom_id"]: row for row in rows}
+        assert len(by_id) == len(rows), "every custom_id once"
+        return by_id
+
+
+def done(batch: Batch) -> int:
+    assert batch.request_counts
+    return batch.request_counts.completed + batch.request_counts.failed

@@ -1,0 +1,35 @@
+"""F32, F33: the same hint comes twenty times, beside hints that mean nothing. Each request is run once."""
+
+import services
+from clients import User
+from payloads import numbered
+from sqlalchemy import text
+
+from jobs.dispatch import RUN_SHARD, make_celery, queue_for
+from jobs.settings import Settings
+
+
+def test_twenty_hints_are_one_run(checked: services.Stack) -> None:
+    checked.api()
+    checked.reconciler()
+    workers = [checked.worker(), checked.worker()]
+    user = User(checked)
+    batch = user.submit(numbered(100, lambda number: f"SLEEP 1 {number}"))
+    engine = checked.engine()
+    with engine.connect() as connection:
+        (shard_id,) = connection.execute(text("SELECT id FROM shards")).scalars()
+    celery = make_celery(Settings(redis_url=checked.redis_url))  # type: ignore[arg-type]
+    for _ in range(20):
+        celery.send_task(RUN_SHARD, args=[shard_id], queue=queue_for("scripted"))  # type: ignore[arg-type]
+    celery.send_task(RUN_SHARD, args=["shard_unknown"], queue=queue_for("scripted"))  # type: ignore[arg-type]
+    celery.send_task("no.such.task", args=[shard_id], queue=queue_for("scripted"))  # type: ignore[arg-type]
+    batch = user.wait(batch.id)
+    assert batch.status == "completed"
+    assert set(user.results(batch)) == {f"row-{number}" for number in range(100)}
+    services.wait_until(lambda: checked.redis().llen("promptmill:shards.scripted") == 0, "every hint is taken")
+    celery.send_task(RUN_SHARD, args=[shard_id], queue=queue_for("scripted"))  # type: ignore[arg-type]
+    services.wait_until(lambda: checked.redis().llen("promptmill:shards.scripted") == 0, "a late hint is taken")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM attempts")).scalar_one() == 1
+    engine.dispose()
+    assert [worker.stop() for worker in workers] == [0, 0]
