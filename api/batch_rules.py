@@ -1,5 +1,6 @@
 """What the parameters of a new batch may be. The messages are the contract's. Pure."""
 
+import json
 from typing import Any
 
 from jobs.batches import NewBatch
@@ -46,6 +47,11 @@ def _metadata(metadata: dict[str, Any]) -> dict[str, str]:
     if len(metadata) > MAX_PAIRS:
         message = f"Invalid 'metadata': too many properties. Expected at most {MAX_PAIRS}, but got {len(metadata)}."
         raise InvalidRequest(message, param="metadata", code="object_above_max_properties")
+    try:
+        json.dumps(metadata, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        message = "Invalid 'metadata': not valid Unicode."
+        raise InvalidRequest(message, param="metadata", code="invalid_value") from None
     for key, value in metadata.items():
         _pair(key, value)
     return metadata

@@ -86,7 +86,7 @@ def _start(settings: Settings, out: BinaryIO) -> subprocess.Popen[bytes]:
         "PROMPTMILL_API__PORT": str(_free(settings.api.host, settings.api.port)),
         "PROMPTMILL_FLOWER__PORT": str(_free(up.LOOPBACK, settings.flower.port)),
     }
-    program = Program("up", promptmill("up"), None, environment, orphan_signal=signal.SIGTERM)
+    program = Program("up", promptmill("up"), environment=environment, orphan_signal=signal.SIGTERM)
     # In a session of its own: Ctrl-C is for us, and we stop it in order.
     return subprocess.Popen(  # noqa: S603  our own command
         program.command(os.getpid()),
@@ -109,7 +109,7 @@ def _wait_ready(process: subprocess.Popen[bytes], home: Path, log: Path, console
         while time.monotonic() < deadline:
             lines = log.read_text(errors="replace").splitlines()
             for line in itertools.islice(lines, shown, None):
-                if line.endswith(("is ready", "is done")):
+                if line.endswith(("is ready", "are ready")):
                     console.print(line, highlight=False)
             shown = len(lines)
             if address := up.running_stack(home):

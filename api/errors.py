@@ -46,8 +46,14 @@ def reply(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """Return an error in the contract's shape."""
+    # A client's text may be quoted in it, and half a surrogate pair cannot be sent back.
+    message, param = _sendable(message), None if param is None else _sendable(param)
     envelope = ErrorEnvelope(error=ErrorBody(message=message, type=kind, param=param, code=code))
     return JSONResponse(envelope.model_dump(), status_code=status, headers=headers)
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 async def _ours(_: Request, error: Exception) -> JSONResponse:

@@ -4,6 +4,7 @@ import time
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
@@ -34,6 +35,8 @@ class RequestIds:
         with structlog.contextvars.bound_contextvars(request_id=call_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                log.info("client_left")
             except Exception as error:
                 if status:
                     raise

@@ -1,6 +1,6 @@
 """Batches of a project: create, read, list, cancel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select,
 
 from jobs import ids, sharding, transitions
 from jobs.errors import NotFound, StateConflict
+from jobs.lines import BOM
 from jobs.protocol import (
     Batch,
     BatchError,
@@ -88,7 +89,7 @@ def _validate(connection: Connection, new: NewBatch, source: Row[Any] | None, se
         return [BatchError(code="invalid_request", message=message, param="file_id")]
     problems = [BatchError(**problem) for problem in source.problems or ()]
     if source.urls != [new.endpoint] or len(source.models) > 1:
-        problems += _mismatches(connection, source.id, new.endpoint)
+        problems += _mismatches(connection, source.id, new.endpoint, settings.limits.max_reported_lines)
     if len(source.models) == 1:
         problems += _unknown_model(connection, source.models[0], settings)
     problems.sort(key=lambda problem: problem.line or 0)
@@ -103,27 +104,36 @@ class _Target(msgspec.Struct):
     body: Body
 
 
-def _mismatches(connection: Connection, file_id: str, endpoint: str) -> list[BatchError]:
-    """Read the lines again, only when the file's summary says that some do not fit."""
+_decode_target = msgspec.json.Decoder(_Target).decode
+
+
+def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int) -> list[BatchError]:
+    """Read the lines again, only when the file's summary says that some do not fit; return `most` problems at most."""
     statement = (
         select(lines.c.line_no, lines.c.content)
         .where(lines.c.file_id == file_id, lines.c.custom_id.is_not(None))
         .order_by(lines.c.line_no)
         .execution_options(yield_per=100)
     )
-    decode = msgspec.json.Decoder(_Target).decode
-    problems = []
+    problems: list[BatchError] = []
     first_model = None
-    for line_no, content in connection.execute(statement):
-        target = decode(bytes(content).removeprefix(b"\xef\xbb\xbf"))
-        first_model = first_model or target.body.model
-        if target.url != endpoint:
-            message = "The URL provided for this request does not match the batch endpoint."
-            problems.append(BatchError(code="invalid_url", message=message, param="url", line=line_no))
-        if target.body.model != first_model:
-            message = f"All requests of a batch must use one model; the first line's is '{first_model}'."
-            problems.append(BatchError(code="model_mismatch", message=message, param="body.model", line=line_no))
+    with connection.execute(statement) as rows:
+        for line_no, content in rows:
+            target = _decode_target(bytes(content).removeprefix(BOM))
+            first_model = first_model or target.body.model
+            problems += _misfits(target, line_no, endpoint, first_model)
+            if len(problems) >= most:
+                break
     return problems
+
+
+def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterator[BatchError]:
+    if target.url != endpoint:
+        message = "The URL provided for this request does not match the batch endpoint."
+        yield BatchError(code="invalid_url", message=message, param="url", line=line_no)
+    if target.body.model != model:
+        message = f"All requests of a batch must use one model; the first line's is '{model}'."
+        yield BatchError(code="model_mismatch", message=message, param="body.model", line=line_no)
 
 
 def _unknown_model(connection: Connection, model: str, settings: Settings) -> list[BatchError]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from jobs.errors import Unavailable
+from jobs.errors import InvalidRequest, Unavailable
 
 Answer = TypeVar("Answer")
 
@@ -30,8 +30,8 @@ SESSION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-# Serialization failure, deadlock, lock not available, query cancelled, admin shutdown, cannot connect now.
-TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03", "53300"})
+# Lost connections, time-outs, deadlocks, a full disk, a server that is read-only after a failover.
+TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
 
 def make_engine(url: str, *, connections: int) -> Engine:
@@ -61,6 +61,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     Raises:
         Unavailable: Postgres is away, too busy, or the connection broke. After a COMMIT that broke the outcome is
             unknown: read again before writing again.
+        InvalidRequest: a string holds what Postgres has no room for: a NUL character, half a surrogate pair.
     """
     try:
         with engine.begin() as connection:
@@ -70,14 +71,21 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     except DBAPIError as error:
         if is_transient(error):
             raise Unavailable from error
+        if isinstance(error.orig, psycopg.DataError) and error.orig.sqlstate is None:
+            message = "A parameter holds a NUL character."
+            raise InvalidRequest(message) from None
         raise
+    except UnicodeEncodeError:
+        message = "A parameter is not valid Unicode."
+        raise InvalidRequest(message) from None
+    except TRANSIENT as error:
+        # From COPY, which goes past SQLAlchemy.
+        raise Unavailable from error
 
 
 def is_transient(error: DBAPIError) -> bool:
     """Tell whether the same transaction may succeed when it is run again."""
-    if error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError | psycopg.InterfaceError):
-        return True
-    return getattr(error.orig, "sqlstate", None) in TRANSIENT_STATES
+    return error.connection_invalidated or isinstance(error.orig, TRANSIENT)
 
 
 def retrying(engine: Engine, work: Callable[[Connection], Answer], *, tries: int = 5) -> Answer:

@@ -5,13 +5,15 @@
 What the settings below answer to was measured or read in celery 5.7 and kombu 5.7; docs/decisions/0003 has the list.
 """
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 from celery import Celery
 from kombu import Queue
-from sqlalchemy import Engine, bindparam, func, select, update
+from sqlalchemy import Engine, func, select, update
 
 from jobs import batches, db, lifecycle, telemetry
 from jobs.settings import Settings
@@ -19,6 +21,8 @@ from jobs.tables import shards
 
 RUN_SHARD = "shards.run"
 _HINTS_PER_TRANSACTION = 100
+# Batches whose hints may wait for a slow Redis; the reconciler sends those of others.
+_MAX_LATER = 100
 
 log = telemetry.get_logger(__name__)
 
@@ -76,6 +80,14 @@ class Dispatcher:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
         self._celery = make_celery(settings)
+        # One thread: while Redis hangs, it hangs, and nothing else does.
+        self._later = ThreadPoolExecutor(1, thread_name_prefix="hints")
+        self._room = threading.BoundedSemaphore(_MAX_LATER)
+
+    def hint_later(self, batch_id: str) -> None:
+        """Announce the shards of a batch that was just committed, without making anybody wait."""
+        if self._room.acquire(blocking=False):
+            self._later.submit(self.hint_batch, batch_id).add_done_callback(lambda _: self._room.release())
 
     def hint_batch(self, batch_id: str) -> None:
         """Announce the shards of a batch that was just committed. Does not raise."""
@@ -88,15 +100,17 @@ class Dispatcher:
 
     def hint_overdue(self, hint_seconds: float) -> int:
         """Announce queued shards whose hint was never sent or seems lost; return how many."""
-        sent = 0
         with db.transaction(self._engine) as connection:
-            overdue = lifecycle.to_hint(connection, hint_seconds=hint_seconds)
-        for model, shard_ids in overdue.items():
-            # As many messages as shards: none is lost, the workers are busy. Sending them again would only pile up.
-            if self._waiting(model) < len(shard_ids):
-                self.hint(shard_ids)
-                sent += len(shard_ids)
-        return sent
+            found = lifecycle.to_hint(connection, hint_seconds=hint_seconds)
+        due = [shard_id for model, unhinted in found.items() for shard_id in self._due(model, unhinted)]
+        self.hint(due)
+        return len(due)
+
+    def _due(self, model: str, unhinted: lifecycle.Unhinted) -> list[str]:
+        # As many messages as shards: none is lost, the workers are busy. Sending them again would only pile up.
+        if unhinted.overdue and self._waiting(model) >= len(unhinted.overdue):
+            return unhinted.new
+        return unhinted.overdue + unhinted.new
 
     def _waiting(self, model: str) -> int:
         """Return how many hints wait in Redis for the workers of a model."""
@@ -111,11 +125,11 @@ class Dispatcher:
 
     def _hint_some(self, shard_ids: Sequence[str]) -> None:
         # Noted before they are sent: a worker that is quicker than our commit would find no hint to wait for.
-        statement = update(shards).where(shards.c.id.in_(bindparam("ids", expanding=True)))
-        chosen = select(shards).where(shards.c.id.in_(shard_ids)).order_by(shards.c.created_at, shards.c.number)
+        chosen = select(shards).where(shards.c.id.in_(shard_ids)).order_by(shards.c.id).with_for_update()
+        noted = update(shards).where(shards.c.id.in_(shard_ids)).values(hinted_at=func.app_now())
         with db.transaction(self._engine) as connection:
-            connection.execute(statement.values(hinted_at=func.app_now()), {"ids": list(shard_ids)})
-            rows = connection.execute(chosen).all()
+            rows = sorted(connection.execute(chosen).all(), key=lambda row: (row.created_at, row.number))
+            connection.execute(noted)
         with self._celery.producer_or_acquire() as producer:
             for row in rows:
                 self._celery.send_task(

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, literal, null, select, tuple_, update
+from sqlalchemy import Connection, Row, Select, false, func, literal, null, select, true, tuple_, update
 
 from jobs import ids
-from jobs.errors import NotFound
+from jobs.errors import NotFound, StateConflict
 from jobs.protocol import File
 from jobs.states import TERMINAL
 from jobs.tables import batches, files, results
@@ -20,7 +20,7 @@ _VISIBLE = (
 
 
 def _select() -> Select[Any]:
-    return select(files).where(_VISIBLE)
+    return select(files, true().label("is_final")).where(_VISIBLE)
 
 
 def to_wire(row: Row[Any]) -> File:
@@ -35,7 +35,7 @@ def to_wire(row: Row[Any]) -> File:
 
 
 def find(connection: Connection, project_id: str, file_id: str) -> Row[Any]:
-    """Return the row of a file, or of the output or error file of a batch that is still running.
+    """Return the row of a file, or of the output or error file of a batch that is still running (`is_final` false).
 
     Raises:
         NotFound: no such file in this project, or it is deleted, expired or not yet whole.
@@ -66,6 +66,7 @@ def _unpublished(connection: Connection, project_id: str, file_id: str) -> Row[A
         literal(result_filename(batch_id, kind)).label("filename"),
         literal(RESULT_PURPOSE).label("purpose"),
         literal(batch_id).label("batch_id"),
+        false().label("is_final"),
     ).where(batches.c.project_id == project_id, batches.c.id == batch_id, batches.c.status.not_in(TERMINAL))
     return connection.execute(statement).one_or_none()
 
@@ -103,8 +104,11 @@ def mark_deleted(connection: Connection, project_id: str, file_id: str) -> None:
 
     Raises:
         NotFound: no such file in this project.
+        StateConflict: it is the output or error file of a batch that is still running.
     """
-    find(connection, project_id, file_id)
+    if not find(connection, project_id, file_id).is_final:
+        message = "The batch that writes this file has not ended."
+        raise StateConflict(message)
     connection.execute(
         update(files).where(files.c.project_id == project_id, files.c.id == file_id).values(deleted_at=func.app_now())
     )

@@ -137,7 +137,7 @@ class Ingest:
             self._sum.models.add(line.body.model)
 
     def _problem(self, problem: lines.LineProblem) -> None:
-        if self._sum.requests == 1 and problem is lines.NOT_JSON:
+        if self._sum.requests == 1 and problem.code == "invalid_json_line":
             message = "Invalid file format for Batch API. Must be .jsonl: the first line is not valid JSON."
             raise InvalidRequest(message, param="file", code="invalid_file_format")
         if len(self._sum.problems) < self._limits.max_reported_lines:

@@ -24,9 +24,16 @@ COPY_RESULTS = (
 )
 
 
+# A shard id and the token of a lease on it.
+Held = tuple[str, int]
+
+
 @dataclass(frozen=True)
 class Lease:
-    """A claimed shard. `seconds_left` is how long its batch may still start requests, counted from the claim."""
+    """A claimed shard. `remaining` of its requests have no outcome yet.
+
+    `seconds_left` is how long its batch may still start requests, counted from the claim.
+    """
 
     shard_id: str
     token: int
@@ -34,9 +41,13 @@ class Lease:
     source_file_id: str
     first_line: int
     last_line: int
-    total: int
+    remaining: int
     endpoint: str
     seconds_left: float
+
+    @property
+    def held(self) -> Held:
+        return self.shard_id, self.token
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,9 @@ _CLAIM = """
     ), attempt AS (
         INSERT INTO attempts (shard_id, lease_token, worker_id) SELECT id, lease_token, worker_id FROM claimed
     )
-    SELECT c.id AS shard_id, c.lease_token AS token, c.batch_id, w.source_file_id, c.first_line, c.last_line, c.total,
-           w.endpoint, extract(epoch FROM w.expires_at - app_now())::float AS seconds_left
+    SELECT c.id AS shard_id, c.lease_token AS token, c.batch_id, w.source_file_id, c.first_line, c.last_line,
+           c.total - c.completed - c.failed AS remaining, w.endpoint,
+           extract(epoch FROM w.expires_at - app_now())::float AS seconds_left
     FROM claimed c JOIN wanted w ON w.id = c.id
 """
 # By primary key.
@@ -107,7 +119,8 @@ def claim_next(
 
 _ROWS = text(
     """
-    SELECT l.line_no, l.content FROM lines l JOIN requests r ON r.batch_id = :batch_id AND r.line_no = l.line_no
+    SELECT l.line_no, r.custom_id, l.content
+    FROM lines l JOIN requests r ON r.batch_id = :batch_id AND r.line_no = l.line_no
     WHERE l.file_id = :file_id AND l.line_no BETWEEN :first_line AND :last_line
       AND NOT EXISTS (SELECT FROM results x WHERE x.batch_id = :batch_id AND x.line_no = l.line_no)
     ORDER BY l.line_no
@@ -115,8 +128,17 @@ _ROWS = text(
 )
 
 
-def load_rows(connection: Connection, lease: Lease) -> list[tuple[int, bytes]]:
-    """Return (line number, line) of the shard's requests that have no outcome yet, in order.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A request that is to be run. `content` is its line as it was sent."""
+
+    line_no: int
+    custom_id: str
+    content: bytes
+
+
+def load_rows(connection: Connection, lease: Lease) -> list[Row]:
+    """Return the shard's requests that have no outcome yet, in order.
 
     Read after the claim, this is exact: earlier holders can no longer write.
     """
@@ -126,20 +148,26 @@ def load_rows(connection: Connection, lease: Lease) -> list[tuple[int, bytes]]:
         "first_line": lease.first_line,
         "last_line": lease.last_line,
     }
-    return [(row.line_no, bytes(row.content)) for row in connection.execute(_ROWS, values)]
+    return [Row(row.line_no, row.custom_id, bytes(row.content)) for row in connection.execute(_ROWS, values)]
 
 
+# Rows are locked in the order of their ids wherever several are, so that two transactions never wait for each other.
 _RENEW = text(
     """
+    WITH held AS (
+        SELECT s.id FROM shards s
+        JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS mine (id, token)
+          ON s.id = mine.id AND s.lease_token = mine.token
+        WHERE s.state = 'running' ORDER BY s.id FOR UPDATE OF s
+    )
     UPDATE shards s SET lease_until = app_now() + make_interval(secs => :lease_seconds)
-    FROM unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS held (id, token), batches b
-    WHERE s.id = held.id AND s.lease_token = held.token AND s.state = 'running' AND b.id = s.batch_id
+    FROM held, batches b WHERE s.id = held.id AND b.id = s.batch_id
     RETURNING s.id, b.status <> 'in_progress' OR b.expires_at <= app_now() AS stopping
     """
 )
 
 
-def renew(connection: Connection, held: Sequence[tuple[str, int]], *, lease_seconds: float) -> dict[str, Renewal]:
+def renew(connection: Connection, held: Sequence[Held], *, lease_seconds: float) -> dict[str, Renewal]:
     """Extend the leases `held`, pairs of shard id and token. Ids missing from the answer are lost."""
     values = {
         "ids": [shard_id for shard_id, _ in held],
@@ -158,10 +186,14 @@ class Written:
     batch_id: str
     outcomes: Sequence[Outcome]
 
+    @property
+    def held(self) -> Held:
+        return self.shard_id, self.token
+
 
 _LOCK = text(
     """
-    SELECT s.id FROM shards s
+    SELECT s.id, s.lease_token FROM shards s
     JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS held (id, token)
       ON s.id = held.id AND s.lease_token = held.token
     WHERE s.state = 'running' ORDER BY s.id FOR UPDATE OF s
@@ -169,7 +201,7 @@ _LOCK = text(
 )
 _ALREADY_DONE = text(
     """
-    SELECT s.id FROM shards s
+    SELECT s.id, s.lease_token FROM shards s
     JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[])) AS held (id, token)
       ON s.id = held.id AND s.lease_token = held.token
     WHERE s.state = 'done'
@@ -193,8 +225,8 @@ _END_ATTEMPT = text(
 )
 
 
-def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool) -> dict[str, bool]:
-    """Write outcomes and counters of several leases. Return, by shard, whether it is done; lost leases are missing.
+def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool) -> dict[Held, bool]:
+    """Write outcomes and counters of several leases. Return, by lease, whether its shard is done; lost ones miss.
 
     Args:
         connection: its transaction makes results and counters durable together.
@@ -203,12 +235,12 @@ def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool)
             that are there already are left out.
     """
     held = {"ids": [group.shard_id for group in groups], "tokens": [group.token for group in groups]}
-    live = set(connection.execute(_LOCK, held).scalars())
-    done = set(connection.execute(_ALREADY_DONE, held).scalars()) if uncertain else set()
-    kept = [_fresh(connection, group, uncertain=uncertain) for group in groups if group.shard_id in live]
+    live = {(row.id, row.lease_token) for row in connection.execute(_LOCK, held)}
+    done = {(row.id, row.lease_token) for row in connection.execute(_ALREADY_DONE, held)} if uncertain else set()
+    kept = [_fresh(connection, group, uncertain=uncertain) for group in groups if group.held in live]
     with db.driver(connection).cursor().copy(COPY_RESULTS) as copy:
         copy.write(b"".join((pgcopy.HEADER, *(_pack(group) for group in kept), pgcopy.TRAILER)))
-    return dict.fromkeys(done, True) | {group.shard_id: _count(connection, group) for group in kept}
+    return dict.fromkeys(done, True) | {group.held: _count(connection, group) for group in kept}
 
 
 def _fresh(connection: Connection, group: Written, *, uncertain: bool) -> Written:
@@ -273,11 +305,13 @@ def release(connection: Connection, shard_id: str, token: int) -> str | None:
 
 _RECOVER = text(
     """
-    WITH ended AS (
+    WITH over AS (
+        SELECT id FROM shards WHERE state = 'running' AND lease_until < app_now() ORDER BY id FOR UPDATE SKIP LOCKED
+    ), ended AS (
         UPDATE shards s
         SET state = CASE WHEN b.status = 'in_progress' AND b.expires_at > app_now() THEN 'queued' ELSE 'stopped' END,
             lease_until = NULL, worker_id = NULL, hinted_at = NULL
-        FROM batches b WHERE b.id = s.batch_id AND s.state = 'running' AND s.lease_until < app_now()
+        FROM over, batches b WHERE s.id = over.id AND b.id = s.batch_id
         RETURNING s.id, s.lease_token
     ), attempt AS (
         UPDATE attempts a SET ended_at = app_now(), end_reason = 'lost'

@@ -4,6 +4,7 @@ Everything here is idempotent: workers call `settle` when a shard ends, and the 
 """
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy import Connection, func, select, text
@@ -39,7 +40,8 @@ def settle(connection: Connection, batch_id: str, retention: Retention) -> Batch
     batch = connection.execute(_LOCK_BATCH, {"batch_id": batch_id}).one_or_none()
     if batch is None:
         return None
-    if batch.is_over:
+    if batch.is_over or batch.status == BatchStatus.CANCELLING:
+        # Also a shard that was released in the very moment of the cancellation.
         transitions.stop_queued(connection, batch_id)
     open_shards = connection.execute(_OPEN_SHARDS, {"batch_id": batch_id}).one()
     if open_shards.unsettled:
@@ -132,7 +134,7 @@ _TO_SETTLE = text(
     """
     SELECT b.id FROM batches b
     WHERE b.status IN ('in_progress', 'cancelling')
-      AND (b.expires_at <= app_now()
+      AND (b.status = 'cancelling' OR b.expires_at <= app_now()
            OR NOT EXISTS (SELECT FROM shards s WHERE s.batch_id = b.id AND s.state IN ('queued', 'running')))
     """
 )
@@ -145,20 +147,30 @@ def to_settle(connection: Connection) -> list[str]:
 
 _TO_HINT = text(
     """
-    SELECT s.id, s.model FROM shards s JOIN batches b ON b.id = s.batch_id
+    SELECT s.id, s.model, s.hinted_at IS NULL AS is_new FROM shards s JOIN batches b ON b.id = s.batch_id
     WHERE s.state = 'queued' AND b.status = 'in_progress'
       AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))
-    ORDER BY s.created_at, s.number LIMIT 1000
+    ORDER BY s.created_at, s.number LIMIT 10000
     """
 )
 
 
-def to_hint(connection: Connection, *, hint_seconds: float) -> dict[str, list[str]]:
-    """Return, by model, the queued shards whose hint was never sent or may be lost; oldest first."""
-    overdue: dict[str, list[str]] = defaultdict(list)
+@dataclass
+class Unhinted:
+    """Queued shards of one model that workers may not know of, oldest first."""
+
+    new: list[str] = field(default_factory=list)
+    """No hint was ever sent."""
+    overdue: list[str] = field(default_factory=list)
+    """The hint went out so long ago that it may be lost."""
+
+
+def to_hint(connection: Connection, *, hint_seconds: float) -> dict[str, Unhinted]:
+    """Return, by model, the shards that are to be announced, or to be announced again."""
+    found: dict[str, Unhinted] = defaultdict(Unhinted)
     for row in connection.execute(_TO_HINT, {"hint_seconds": hint_seconds}):
-        overdue[row.model].append(row.id)
-    return overdue
+        (found[row.model].new if row.is_new else found[row.model].overdue).append(row.id)
+    return found
 
 
 # Files that nobody can see: deleted, expired, or an upload that never ended. A batch that is not over still reads its
@@ -174,6 +186,13 @@ _GONE = text(
     LIMIT 10 FOR UPDATE SKIP LOCKED
     """
 )
+# Asked again once the file is locked: a batch may have been created from it in the meantime.
+_IN_USE = text(
+    """
+    SELECT FROM batches WHERE source_file_id = :id
+    AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling') LIMIT 1
+    """
+)
 _DROP_LINES = text("DELETE FROM lines WHERE file_id = :id")
 _DROP_RESULTS = text("DELETE FROM results WHERE batch_id = :batch_id AND is_error = (:id LIKE '%-error')")
 _SWEPT = text("UPDATE files SET swept_at = app_now() WHERE id = :id")
@@ -184,7 +203,8 @@ def sweep_files(connection: Connection, *, unfinished_seconds: float) -> int:
 
     The file's own row stays as a tombstone: listings keep their place, and an id is never used twice.
     """
-    gone = connection.execute(_GONE, {"unfinished_seconds": unfinished_seconds}).all()
+    found = connection.execute(_GONE, {"unfinished_seconds": unfinished_seconds}).all()
+    gone = [file for file in found if connection.execute(_IN_USE, {"id": file.id}).first() is None]
     for file in gone:
         drop = _DROP_LINES if file.batch_id is None else _DROP_RESULTS
         connection.execute(drop, {"id": file.id, "batch_id": file.batch_id} if file.batch_id else {"id": file.id})

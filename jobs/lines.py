@@ -51,7 +51,9 @@ class LineProblem(Exception):
 _decode = msgspec.json.Decoder(Line).decode
 _decode_anything = msgspec.json.Decoder().decode
 
-NOT_JSON = LineProblem("invalid_json_line", "This line is not parseable as valid JSON.")
+# Deeper JSON is refused: every parser on the way has a limit of its own, and none of them is told here which.
+MAX_DEPTH = 64
+MAX_NAME_CHARS = 256
 
 
 def is_blank(content: bytes) -> bool:
@@ -68,12 +70,25 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
         line = _decode(content)
         # A string that msgspec skips is not looked at: bytes that are no UTF-8, or half a surrogate pair, hide there.
         content.decode()
-        if b"\\ud" in content or b"\\uD" in content:
-            _decode_anything(content)
+        if b"\\ud" in content or b"\\uD" in content or _may_be_deep(content):
+            _check_depth(_decode_anything(content))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise _diagnose(content) from None
     _check(line, max_custom_id_chars)
     return line
+
+
+def _may_be_deep(content: bytes) -> bool:
+    """Tell whether the line has so many brackets that it may be nested too deep; brackets in text count too."""
+    return content.count(b"[") + content.count(b"{") > MAX_DEPTH
+
+
+def _check_depth(value: Any, depth: int = 1) -> None:  # noqa: ANN401  any JSON
+    if depth > MAX_DEPTH:
+        raise LineProblem("invalid_json_line", f"This line is nested deeper than {MAX_DEPTH} levels.")
+    if isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_depth(child, depth + 1)
 
 
 def _check(line: Line, max_custom_id_chars: int) -> None:
@@ -82,6 +97,12 @@ def _check(line: Line, max_custom_id_chars: int) -> None:
         raise LineProblem("invalid_request", message, "custom_id")
     if _CONTROL.search(line.custom_id):
         raise LineProblem("invalid_request", "Invalid 'custom_id': control characters are not allowed.", "custom_id")
+    for name, value in (("url", line.url), ("body.model", line.body.model)):
+        if len(value) > MAX_NAME_CHARS or _CONTROL.search(value):
+            message = (
+                f"Invalid '{name}': expected at most {MAX_NAME_CHARS} characters, none of them control characters."
+            )
+            raise LineProblem("invalid_request", message, name)
     if line.method != "POST":
         raise LineProblem("invalid_request", "Invalid 'method': only 'POST' is supported.", "method")
     if line.body.stream:
@@ -115,7 +136,11 @@ def _undecodable(content: bytes) -> LineProblem:
         content.decode()
     except UnicodeDecodeError:
         return LineProblem("invalid_encoding", "This line is not valid UTF-8.")
-    return NOT_JSON
+    return _not_json()
+
+
+def _not_json() -> LineProblem:
+    return LineProblem("invalid_json_line", "This line is not parseable as valid JSON.")
 
 
 def _wrong_shape(value: dict[str, Any]) -> LineProblem:
@@ -139,4 +164,4 @@ def _wrong_body(body: dict[str, Any]) -> LineProblem:
         return LineProblem("invalid_type", "Invalid type for 'body.messages': expected an array.", "body.messages")
     if not isinstance(body.get("stream"), bool | None):
         return LineProblem("invalid_type", "Invalid type for 'body.stream': expected a boolean.", "body.stream")
-    return NOT_JSON
+    return _not_json()

@@ -31,5 +31,10 @@ def move(connection: Connection, batch_id: str, before: BatchStatus, after: Batc
 
 def stop_queued(connection: Connection, batch_id: str) -> None:
     """Stop the shards of a batch that nobody runs. Their missing outcomes are written when the batch is settled."""
-    statement = text("UPDATE shards SET state = 'stopped' WHERE batch_id = :batch_id AND state = 'queued'")
+    statement = text(
+        """
+        UPDATE shards SET state = 'stopped' WHERE id IN (
+            SELECT id FROM shards WHERE batch_id = :batch_id AND state = 'queued' ORDER BY id FOR UPDATE)
+        """
+    )
     connection.execute(statement, {"batch_id": batch_id})

@@ -194,7 +194,7 @@ class Stack:
             return log.exists() and wait_for in log.read_text(errors="replace")
 
         # A drain of a test is over long before these 40 seconds.
-        program = Program(name, promptmill(name), ready, self.environment(**environment), grace_seconds=40)
+        program = Program(name, promptmill(name), ready, environment=self.environment(**environment), grace_seconds=40)
         process = Process.start(program, log)
         self.processes.append(process)
         return process

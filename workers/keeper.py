@@ -7,7 +7,6 @@ from collections.abc import Callable
 from sqlalchemy import Engine as Database
 
 from jobs import db, fleet, leases, telemetry
-from jobs.errors import Unavailable
 from jobs.settings import Shards
 from workers.engines.base import Engine
 from workers.window import Ending, ShardRun, Window
@@ -58,11 +57,11 @@ class LeaseKeeper(threading.Thread):
         asked_at = time.monotonic()
         try:
             with db.transaction(self._database) as connection:
-                held = [(run.lease.shard_id, run.lease.token) for run in runs]
+                held = [run.lease.held for run in runs]
                 renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
                 fleet.note_seen(connection, self._worker_id)
-        except Unavailable:
-            log.warning("heartbeat_failed", shards=len(runs))
+        except Exception as error:  # noqa: BLE001  whatever it was, without this thread every lease is lost
+            log.warning("heartbeat_failed", shards=len(runs), error=type(error).__name__)
             return False
         for run in runs:
             self._apply(run, renewals.get(run.lease.shard_id), asked_at)

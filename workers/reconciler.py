@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from jobs import db, dispatch, leases, lifecycle, telemetry
 from jobs.errors import Unavailable
@@ -49,8 +49,6 @@ class Reconciler:
     def _attempt(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except Unavailable:
-            raise
         except Exception as error:  # noqa: BLE001  Redis away, say; the next sweep tries again
             log.warning("step_failed", step=step.__name__.strip("_"), error=type(error).__name__)
 
@@ -64,10 +62,13 @@ class Reconciler:
         with db.transaction(self._database) as connection:
             due = lifecycle.to_settle(connection)
         for batch_id in due:
-            self._settle_one(self._database, batch_id)
+            try:
+                self._settle_one(batch_id)
+            except Exception as error:  # noqa: BLE001  one batch that cannot be ended holds up no other
+                log.warning("settle_failed", batch_id=batch_id, error=type(error).__name__)
 
-    def _settle_one(self, database: Engine, batch_id: str) -> None:
-        with db.transaction(database) as connection:
+    def _settle_one(self, batch_id: str) -> None:
+        with db.transaction(self._database) as connection:
             status = lifecycle.settle(connection, batch_id, self._settings.retention)
         if status:
             log.info("batch_ended", batch_id=batch_id, status=str(status))

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection
@@ -52,6 +53,7 @@ class Runtime:
         self._draining = threading.Event()
         self._poll_now = threading.Event()
         self._dying = threading.Lock()
+        self._held: set[leases.Held] = set()
 
     def start(self) -> None:
         """Load the model and make this worker known. Nothing is claimed before this returns.
@@ -120,8 +122,8 @@ class Runtime:
                     while self._slots.acquire(blocking=False):
                         if not self._poll_one(pool):
                             break
-                except Unavailable:
-                    log.warning("poll_failed")
+                except Exception as error:  # noqa: BLE001  the next look may succeed
+                    log.warning("poll_failed", error=type(error).__name__)
                 self._poll_now.wait(self._settings.worker.poll_seconds)
                 self._poll_now.clear()
 
@@ -171,6 +173,13 @@ class Runtime:
         return self._run_lease(lease, started)
 
     def _run_lease(self, lease: Lease, started: float) -> dict[str, Any]:
+        self._held.add(lease.held)
+        try:
+            return self._run_to_end(lease, started)
+        finally:
+            self._held.discard(lease.held)
+
+    def _run_to_end(self, lease: Lease, started: float) -> dict[str, Any]:
         run = self._load(lease, started)
         rows = len(run.rows)
         self._window.add(run)
@@ -183,6 +192,8 @@ class Runtime:
 
     def _load(self, lease: Lease, started: float) -> ShardRun:
         rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease))
+        if len(rows) != lease.remaining:
+            log.error("rows_missing", shard_id=lease.shard_id, found=len(rows), remaining=lease.remaining)
         shards = self._settings.shards
         return ShardRun(
             lease=lease,
@@ -192,15 +203,18 @@ class Runtime:
         )
 
     def _hand_back(self, run: ShardRun) -> None:
-        """Release what is not done, and end the batch if this was the last of it."""
-        if run.ending is Ending.LOST:
-            return
-        if run.ending is Ending.LET_GO:
-            db.retrying(
-                self._database, lambda connection: leases.release(connection, run.lease.shard_id, run.lease.token)
-            )
-        retention = self._settings.retention
-        db.retrying(self._database, lambda connection: lifecycle.settle(connection, run.lease.batch_id, retention))
+        """Release what is not done, and end the batch if this was the last of it.
+
+        Also after a lease was lost: it may still be ours by the database's clock, and where it is not, nothing happens.
+        """
+        lease, retention = run.lease, self._settings.retention
+        try:
+            if run.ending is not Ending.DONE:
+                db.retrying(self._database, lambda connection: leases.release(connection, *lease.held))
+            db.retrying(self._database, lambda connection: lifecycle.settle(connection, lease.batch_id, retention))
+        except Unavailable:
+            # The reconciler does both.
+            log.warning("not_handed_back", shard_id=lease.shard_id)
 
     # Ending.
 
@@ -226,7 +240,8 @@ class Runtime:
         self._poll_now.set()
         self._keeper.close()
         self._writer.close()
-        asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(LAST_WORDS_SECONDS)
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(LAST_WORDS_SECONDS)
         db.retrying(self._database, lambda connection: fleet.note_stopped(connection, self.worker_id))
         log.info("worker_stopped", worker_id=self.worker_id)
 
@@ -235,7 +250,13 @@ class Runtime:
         if self._dying.acquire(blocking=False):
             self._draining.set()
             self._let_go(abort=True)
-            threading.Timer(LAST_WORDS_SECONDS, self._die_now).start()
+            threading.Thread(target=self._last_words, name="last-words").start()
+
+    def _last_words(self) -> None:
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while self._held and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._die_now()
 
     def _die_now(self) -> None:
         # A hung or dead engine does not let its threads be joined.

@@ -5,7 +5,8 @@
     run.ended.wait()  ◄──  nothing left ◄──────── written ◄──┘
 
 The window does not know where a shard or a batch ends: the first rows of the next one run beside the last rows of
-this one. Batches take turns, row by row; shards of one batch go one after the other. All its state belongs to the event loop; other threads enter through `call_soon_threadsafe`.
+this one. Batches take turns, row by row; shards of one batch go one after the other. All its state belongs to the
+event loop; other threads enter through `call_soon_threadsafe`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import msgspec
 
 from jobs import lines, outcomes, telemetry
 from jobs.errors import EngineFatal, RequestRejected
-from jobs.leases import Lease
+from jobs.leases import Lease, Row
 from jobs.outcomes import Outcome
 from workers.engines.base import Body, Engine
 
@@ -43,8 +44,8 @@ class ShardRun:
     """A claimed shard on its way through the engine."""
 
     lease: Lease
-    rows: deque[tuple[int, bytes]]
-    """Line number and line of the rows that were not started yet."""
+    rows: deque[Row]
+    """The rows that were not started yet."""
     lease_deadline: float
     """When this worker must stop using the lease (monotonic seconds). The lease keeper moves it on."""
     start_deadline: float
@@ -60,15 +61,10 @@ class ShardRun:
         return self.ending is Ending.LOST or time.monotonic() >= self.lease_deadline
 
 
-class _Name(msgspec.Struct):
-    custom_id: str
-
-
-class _Request(_Name):
+class _Request(msgspec.Struct):
     body: Body
 
 
-_decode_name = msgspec.json.Decoder(_Name).decode
 _decode = msgspec.json.Decoder(_Request).decode
 
 Sink = Callable[[ShardRun, Outcome, bool], None]
@@ -125,7 +121,7 @@ class Window:
 
     def _pump(self) -> None:
         while self._in_flight < self._size and self._unwritten < self._max_unwritten and (run := self._next_run()):
-            self._start(run, *run.rows.popleft())
+            self._start(run, run.rows.popleft())
 
     def _next_run(self) -> ShardRun | None:
         """Return the shard whose row is next: the first one of the batch that has waited longest for its turn."""
@@ -140,38 +136,32 @@ class Window:
             self._turns[chosen.lease.batch_id] = self._turn
         return chosen
 
-    def _start(self, run: ShardRun, line_no: int, content: bytes) -> None:
-        task = self._loop.create_task(self._run_row(run, line_no, content))
+    def _start(self, run: ShardRun, row: Row) -> None:
+        task = self._loop.create_task(self._run_row(run, row))
         run.in_engine.add(task)
         self._in_flight += 1
         task.add_done_callback(lambda finished: self._finished(run, finished))
 
-    async def _run_row(self, run: ShardRun, line_no: int, content: bytes) -> Outcome:
-        content = content.removeprefix(lines.BOM)
-        try:
-            request = _decode(content)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            # Validation skips what it need not understand; a number beyond any float, say, is found here.
-            name = _decode_name(content).custom_id
-            return outcomes.failure(line_no, name, status_code=400, message="Unreadable body.", code="invalid_json")
-        return await self._ask(run, line_no, request)
-
-    async def _ask(self, run: ShardRun, line_no: int, request: _Request) -> Outcome:
+    async def _run_row(self, run: ShardRun, row: Row) -> Outcome:
+        """Return the row's outcome. Whatever one row does, its neighbours go on; only a dead engine is an error."""
         try:
             async with asyncio.timeout(self._timeout):
-                body = await self._engine.run(run.lease.endpoint, request.body)
-            return outcomes.success(line_no, request.custom_id, body)
+                body = await self._engine.run(run.lease.endpoint, _decode(row.content.removeprefix(lines.BOM)).body)
+            return outcomes.success(row.line_no, row.custom_id, body)
         except RequestRejected as error:
             status, code, param, message = error.status_code, error.code, error.param, error.message
         except TimeoutError:
             status, code, param = 504, "request_timeout", None
             message = f"The request was ended after {self._timeout:g} seconds."
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # Validation skips what it need not understand; a number beyond any float, say, is found here.
+            status, code, param, message = 400, "invalid_json", None, "The body cannot be read."
         except EngineFatal:
             raise
-        except Exception as error:  # noqa: BLE001  whatever one row does, its neighbours go on
-            log.error("engine_error", batch_id=run.lease.batch_id, line=line_no, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001
+            log.error("engine_error", batch_id=run.lease.batch_id, line=row.line_no, error=type(error).__name__)
             status, code, param, message = 500, "engine_error", None, "The engine failed on this request."
-        return outcomes.failure(line_no, request.custom_id, status_code=status, message=message, code=code, param=param)
+        return outcomes.failure(row.line_no, row.custom_id, status_code=status, message=message, code=code, param=param)
 
     def _finished(self, run: ShardRun, task: asyncio.Task[Outcome]) -> None:
         run.in_engine.discard(task)

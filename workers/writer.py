@@ -108,4 +108,4 @@ class Writer(threading.Thread):
         ]
         with db.transaction(self._engine) as connection:
             done = leases.write(connection, groups, uncertain=uncertain)
-        return {run for run in held if run.lease.shard_id in done}
+        return {run for run in held if run.lease.held in done}

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Query
+from fastapi import APIRouter, Query
 
 from api import batch_rules
 from api.context import Authenticated, Context, Here
@@ -14,14 +14,14 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 
 @router.post("")
-async def create_batch(asked: BatchCreate, caller: Authenticated, context: Here, later: BackgroundTasks) -> Batch:
+async def create_batch(asked: BatchCreate, caller: Authenticated, context: Here) -> Batch:
     """Create a batch. When this answers, the batch is committed, and so is everything that is to be run for it."""
     new = batch_rules.check(asked)
     batch_id = await context.transaction(
         lambda connection: batches.create(connection, caller.project_id, new, context.settings)
     )
-    # After the answer: Redis may be slow or away, and nothing depends on it.
-    later.add_task(context.dispatcher.hint_batch, batch_id)
+    # Redis may be slow or away, and nothing depends on it.
+    context.dispatcher.hint_later(batch_id)
     return await _retrieve(context, caller, batch_id)
 
 

@@ -1,5 +1,6 @@
 """`/v1/files`: upload, list, read, delete."""
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import quote
 
@@ -84,7 +85,7 @@ def _life(fields: dict[str, str]) -> int | None:
         message = "Invalid value: 'expires_after.anchor' must be 'created_at'."
         raise InvalidRequest(message, param="expires_after.anchor", code="invalid_value")
     seconds = fields.get(SECONDS, "")
-    if not seconds.isdecimal() or not MIN_LIFE_SECONDS <= int(seconds) <= MAX_LIFE_SECONDS:
+    if not re.fullmatch(r"[0-9]{1,10}", seconds) or not MIN_LIFE_SECONDS <= int(seconds) <= MAX_LIFE_SECONDS:
         message = f"'expires_after.seconds' must be an integer from {MIN_LIFE_SECONDS} to {MAX_LIFE_SECONDS}."
         raise InvalidRequest(message, param="expires_after.seconds", code="invalid_value")
     return int(seconds)
@@ -133,7 +134,9 @@ async def retrieve_content(file_id: str, caller: Authenticated, context: Here) -
     """Stream the bytes of a file: an input file as it was sent, a result file in input order."""
     row = await context.transaction(lambda connection: files.find(connection, caller.project_id, file_id))
     source = content.Source(row.id, row.batch_id, is_error=row.id.endswith("-error"))
-    headers = {
+    headers = {"content-length": str(row.bytes)} if row.is_final else {}
+    # With its length told, a download that ends early, its file deleted on the way say, does not look whole.
+    headers |= {
         "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}",
         "x-content-type-options": "nosniff",
     }

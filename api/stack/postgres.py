@@ -3,7 +3,6 @@
 The wheel's own Python code is not imported: as root it would add a user and open every folder above it to everybody.
 """
 
-import contextlib
 import importlib.util
 import os
 import pwd
@@ -11,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +21,8 @@ from api.stack.program import LAUNCH, Program
 from jobs.errors import ConfigurationError
 
 USER = DATABASE = "promptmill"
+# A fast shutdown writes out what is in memory first.
+PREDECESSOR_SECONDS = 30
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "TZ": "UTC"}
 # Kept small: this is one machine that also runs a model. fsync stays on: an answer means that bytes are on disk.
 _OPTIONS = {
@@ -61,7 +63,7 @@ def url(port: int, password: str, database: str = DATABASE) -> str:
 def initialise(data_dir: Path, password: str) -> None:
     """Make the database cluster, unless it is there. It is whole, or not there at all."""
     if (data_dir / "PG_VERSION").exists():
-        _remove_stale_pidfile(data_dir)
+        _wait_for_predecessor(data_dir)
         return
     unfinished = data_dir.with_name(data_dir.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -72,8 +74,10 @@ def initialise(data_dir: Path, password: str) -> None:
     if (uid := run_as()) >= 0:
         os.chown(unfinished, uid, uid)
         os.chown(password_file, uid, uid)
-    _initdb(unfinished, password_file, uid)
-    password_file.unlink()
+    try:
+        _initdb(unfinished, password_file, uid)
+    finally:
+        password_file.unlink()
     unfinished.rename(data_dir)
 
 
@@ -92,17 +96,24 @@ def _initdb(data_dir: Path, password_file: Path, uid: int) -> None:
         raise ConfigurationError(message)
 
 
-def _remove_stale_pidfile(data_dir: Path) -> None:
-    """Remove the pid file of a Postgres that was killed, when its pid is some other program's by now.
+def _wait_for_predecessor(data_dir: Path) -> None:
+    """Wait until a Postgres on `data_dir` whose supervisor was killed has shut down, and remove a pid file left behind.
 
-    Postgres would take that program for itself and refuse to start.
+    A pid file names a number that may be another program's by now; Postgres would take that for itself and not start.
     """
-    pidfile = data_dir / "postmaster.pid"
-    with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
+    deadline = time.monotonic() + PREDECESSOR_SECONDS
+    while (pidfile := data_dir / "postmaster.pid").exists() and time.monotonic() < deadline:
+        if not _is_postgres(pidfile):
+            pidfile.unlink(missing_ok=True)
+        time.sleep(0.1)
+
+
+def _is_postgres(pidfile: Path) -> bool:
+    try:
         pid = int(pidfile.read_text().splitlines()[0])
-        comm = Path(f"/proc/{pid}/comm")
-        if not comm.exists() or comm.read_text().strip() != "postgres":
-            pidfile.unlink()
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def program(data_dir: Path, port: int, password: str, options: dict[str, str] | None = None) -> Program:

@@ -22,8 +22,12 @@ class Program:
 
     name: str
     argv: list[str]
-    ready: Ready | None
-    """Asked again and again until it is true. None: the program is ready when it has ended with status 0."""
+    ready: Ready | None = None
+    """Asked again and again until it is true."""
+    ready_event: str = ""
+    """It is ready when it has logged this."""
+    runs_to_its_end: bool = False
+    """It is ready when it has ended with status 0."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     stop_signal: signal.Signals = signal.SIGTERM
     orphan_signal: signal.Signals = signal.SIGKILL

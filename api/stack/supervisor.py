@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,9 +27,9 @@ from jobs.errors import PromptmillError
 READY_POLL_SECONDS = 0.05
 LOCK_POLL_SECONDS = 0.02
 LOG_BYTES, LOG_FILES = 10_000_000, 2
-# A program that ends by itself is started again after 0.5, 1, 2 ... seconds, five times; after a minute of good
-# behaviour the count starts anew.
-BACKOFF_SECONDS, RESTARTS, GOOD_SECONDS = 0.5, 5, 60.0
+# A program that ends by itself is started again after 0.5, 1, 2 ... 30 seconds; after a minute of good behaviour the
+# count starts anew. It is never given up on: a worker that keeps dying must not take the API and its results away.
+BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, GOOD_SECONDS = 0.5, 30.0, 60.0
 
 
 class StartFailed(PromptmillError):
@@ -41,6 +42,8 @@ class _Child:
     watcher: Any
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     status: int | None = None
+    log_start: int = 0
+    """Size of its log when it was started last, bytes."""
 
 
 class Supervisor:
@@ -51,7 +54,6 @@ class Supervisor:
         self._log_dir, self._report = log_dir, report
         self._children: dict[str, _Child] = {}
         self._watching: list[asyncio.Task[None]] = []
-        self._failure: StartFailed | None = None
         # circus does one thing at a time; two of ours at once would be refused.
         self._spawning = asyncio.Lock()
         logging.getLogger("circus").setLevel(logging.ERROR)
@@ -79,22 +81,19 @@ class Supervisor:
             child = self._children.get(program.name) or self._add(program)
             child.ended.clear()
             child.status = None
+            child.log_start = self._log_size(child)
             await _unlocked(child.watcher.start)
         async with self._deadline(child):
-            await (self._ready(child) if program.ready else self._finished(child))
+            await (self._finished(child) if program.runs_to_its_end else self._ready(child))
 
     def watch(self) -> None:
-        """From now on, start programs again that end by themselves; give up on one that keeps ending."""
+        """From now on, start programs again that end by themselves."""
         for child in self._children.values():
-            if child.program.ready:
+            if not child.program.runs_to_its_end:
                 self._watching.append(asyncio.create_task(self._keep(child)))
 
     async def stop_all(self) -> None:
-        """Stop every program, the last one first.
-
-        Raises:
-            StartFailed: one of them had to be given up on; that is why this is the end.
-        """
+        """Stop every program, the last one first."""
         self.stopping.set()
         for task in self._watching:
             task.cancel()
@@ -102,14 +101,13 @@ class Supervisor:
             await _unlocked(child.watcher.stop)
         await self._arbiter.stop()
         await asyncio.sleep(0)
-        if self._failure:
-            raise self._failure
 
     def _add(self, program: Program) -> _Child:
         executable, *arguments = program.command(os.getpid())
         watcher = self._arbiter.add_watcher(
             program.name,
-            executable,
+            # circus splits it as a shell would.
+            shlex.quote(executable),
             args=arguments,
             env=dict(program.environment),
             working_dir="/" if program.uid >= 0 else str(Path.cwd()),
@@ -153,11 +151,28 @@ class Supervisor:
             raise self._failed(child, f"was not ready after {child.program.start_seconds:g} seconds") from None
 
     async def _ready(self, child: _Child) -> None:
-        assert child.program.ready
-        while not await child.program.ready():
+        while not await self._is_ready(child):
             if child.ended.is_set():
                 raise self._failed(child, f"ended with status {child.status}")
             await asyncio.sleep(READY_POLL_SECONDS)
+
+    async def _is_ready(self, child: _Child) -> bool:
+        program = child.program
+        if program.ready and not await program.ready():
+            return False
+        return not program.ready_event or self._has_logged(child, program.ready_event)
+
+    def _has_logged(self, child: _Child, event: str) -> bool:
+        with self._log(child).open("rb") as file:
+            # Shorter than before: the log was rotated.
+            file.seek(child.log_start if self._log_size(child) >= child.log_start else 0)
+            return event.encode() in file.read()
+
+    def _log(self, child: _Child) -> Path:
+        return self._log_dir / f"{child.program.name}.log"
+
+    def _log_size(self, child: _Child) -> int:
+        return self._log(child).stat().st_size
 
     async def _finished(self, child: _Child) -> None:
         await child.ended.wait()
@@ -165,23 +180,18 @@ class Supervisor:
             raise self._failed(child, f"ended with status {child.status}")
 
     def _failed(self, child: _Child, what: str) -> StartFailed:
-        name = child.program.name
-        last = _last_line(self._log_dir / f"{name}.log")
-        return StartFailed(f"{name} {what}. Its log is {self._log_dir / name}.log{last}")
+        log = self._log(child)
+        return StartFailed(f"{child.program.name} {what}. Its log is {log}{_last_line(log)}")
 
     async def _keep(self, child: _Child) -> None:
-        restarts = 0
+        pause = BACKOFF_SECONDS
         while True:
             started = time.monotonic()
             await child.ended.wait()
-            restarts = 0 if time.monotonic() - started > GOOD_SECONDS else restarts
-            restarts += 1
-            if restarts > RESTARTS:
-                self._failure = self._failed(child, f"ended {restarts} times")
-                self.stopping.set()
-                return
+            pause = BACKOFF_SECONDS if time.monotonic() - started > GOOD_SECONDS else pause
             self._report(f"{child.program.name} ended with status {child.status}; it is started again")
-            await asyncio.sleep(BACKOFF_SECONDS * 2 ** (restarts - 1))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MAX_BACKOFF_SECONDS)
             await self._restart(child)
 
     async def _restart(self, child: _Child) -> None:

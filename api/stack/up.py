@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from api.stack import credentials, postgres, valkey
-from api.stack.program import Program, Ready, free_port, http_ok, promptmill, require_free
+from api.stack.program import Program, free_port, http_ok, promptmill, require_free
 from api.stack.supervisor import Supervisor
 from jobs import db, keys
 from jobs.errors import ConfigurationError
@@ -49,7 +49,7 @@ class Stack:
 
         Raises:
             ConfigurationError: a port is taken, a wheel is missing, or another stack uses the data directory.
-            StartFailed: a program did not start, or kept ending; the others are stopped.
+            StartFailed: a program did not start; the others are stopped.
         """
         with self._lock():
             self._require_ports()
@@ -101,7 +101,8 @@ class Stack:
             await self._step(
                 supervisor, valkey.program(self._home / "valkey", self._valkey_port, self._credentials.valkey)
             )
-        await self._step(supervisor, Program("migrate", promptmill("migrate"), None, self._environment()))
+        migrate = Program("migrate", promptmill("migrate"), runs_to_its_end=True, environment=self._environment())
+        await self._step(supervisor, migrate)
         api_key = await asyncio.to_thread(self._api_key)
         # These do not need each other to start.
         await asyncio.gather(*(self._step(supervisor, program) for program in self._services()))
@@ -109,49 +110,32 @@ class Stack:
 
     async def _step(self, supervisor: Supervisor, program: Program) -> None:
         await supervisor.start(program)
-        self._report(f"{program.name} is ready" if program.ready else f"{program.name} is done")
+        self._report("the tables are ready" if program.runs_to_its_end else f"{program.name} is ready")
 
     def _postgres(self) -> Program:
         return postgres.program(self._home / "postgres", self._postgres_port, self._credentials.postgres)
 
     def _services(self) -> list[Program]:
         environment = self._environment()
-        host, port = self._settings.api.host, self._settings.api.port
-        worker_grace = self._settings.worker.drain_seconds + 10
+        host, port, flower_port = self._settings.api.host, self._settings.api.port, self._settings.flower.port
         return [
-            Program("api", promptmill("serve"), lambda: http_ok(host, port, "/readyz"), environment),
-            Program(
-                "reconciler", promptmill("reconciler"), self._logged("reconciler", "reconciler_ready"), environment
-            ),
+            Program("api", promptmill("serve"), lambda: http_ok(host, port, "/readyz"), environment=environment),
+            Program("reconciler", promptmill("reconciler"), ready_event="reconciler_ready", environment=environment),
             Program(
                 "worker",
                 promptmill("worker"),
-                self._logged("worker", "worker_ready"),
-                environment,
-                grace_seconds=worker_grace,
+                ready_event="worker_ready",
+                environment=environment,
+                grace_seconds=self._settings.worker.drain_seconds + 10,
                 start_seconds=SLOW_START_SECONDS,
             ),
             Program(
                 "flower",
                 promptmill("flower"),
-                lambda: http_ok(LOOPBACK, self._settings.flower.port, "/healthcheck"),
-                environment,
+                lambda: http_ok(LOOPBACK, flower_port, "/healthcheck"),
+                environment=environment,
             ),
         ]
-
-    def _logged(self, name: str, event: str) -> Ready:
-        """Return a check whether a program has logged `event` since now."""
-        path = self._logs / f"{name}.log"
-        size = path.stat().st_size if path.exists() else 0
-
-        async def ready() -> bool:
-            if not path.exists():
-                return False
-            with path.open("rb") as file:
-                file.seek(size)
-                return event.encode() in file.read()
-
-        return ready
 
     def _environment(self) -> dict[str, str]:
         return {

@@ -12,7 +12,7 @@ _CONFIG = """\
 bind 127.0.0.1
 port {port}
 requirepass {password}
-dir {data_dir}
+dir "{data_dir}"
 save ""
 appendonly no
 maxmemory 256mb

@@ -27,7 +27,7 @@ from api.stack.program import free_port, promptmill
 @pytest.fixture
 def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="promptmill-test-") as path:
-        yield Path(path) / "data"
+        yield Path(path) / "data dir"
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import services
 from clients import User
 from payloads import numbered
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from jobs.dispatch import RUN_SHARD, make_celery, queue_for
@@ -18,7 +19,7 @@ def test_twenty_hints_are_one_run(checked: services.Stack) -> None:
     engine = checked.engine()
     with engine.connect() as connection:
         (shard_id,) = connection.execute(text("SELECT id FROM shards")).scalars()
-    celery = make_celery(Settings(redis_url=checked.redis_url))  # type: ignore[arg-type]
+    celery = make_celery(Settings(redis_url=SecretStr(checked.redis_url)))
     for _ in range(20):
         celery.send_task(RUN_SHARD, args=[shard_id], queue=queue_for("scripted"))  # type: ignore[arg-type]
     celery.send_task(RUN_SHARD, args=["shard_unknown"], queue=queue_for("scripted"))  # type: ignore[arg-type]

@@ -57,9 +57,9 @@ class Domain:
 
     def rows(self, lease: Lease) -> list[int]:
         with db.transaction(self.engine) as connection:
-            return [line_no for line_no, _ in leases.load_rows(connection, lease)]
+            return [row.line_no for row in leases.load_rows(connection, lease)]
 
-    def write(self, lease: Lease, lines: list[int], *, uncertain: bool = False) -> dict[str, bool]:
+    def write(self, lease: Lease, lines: list[int], *, uncertain: bool = False) -> dict[leases.Held, bool]:
         outcomes = [success(line_no, f"row-{line_no - 1}", {"x": line_no}) for line_no in lines]
         group = Written(lease.shard_id, lease.token, lease.batch_id, outcomes)
         with db.transaction(self.engine) as connection:

@@ -271,6 +271,33 @@ def test_results_can_be_read_while_the_batch_runs(client: Client, domain: Any) -
     assert client.call("GET", f"/v1/batches/{batch_id}").json()["output_file_id"] is None
 
 
+def test_the_output_of_a_running_batch_cannot_be_deleted(client: Client) -> None:
+    output = f"file-{client.batch_id().removeprefix('batch_')}-output"
+    assert error(client.call("DELETE", f"/v1/files/{output}"))[0] == 409
+
+
+def test_a_download_says_how_long_it_is(client: Client) -> None:
+    data = numbered(3)
+    response = client.call("GET", f"/v1/files/{client.upload(data).json()['id']}/content")
+    assert response.headers["content-length"] == str(len(data))
+
+
+def test_characters_that_cannot_be_stored_are_refused(client: Client) -> None:
+    """Each of these was a 500; the metadata made every listing of its project a 500 for good."""
+    for path in ("/v1/files/%00", "/v1/batches/%00", "/v1/batches?after=%00", "/v1/files?purpose=%00"):
+        assert error(client.call("GET", path))[0] in (400, 404), path
+    assert error(client.create(input_file_id="a\0b"))[0] == 400
+    bad = b'{"input_file_id": "x", "endpoint": "%s", "completion_window": "24h", "metadata": {"k": "\\ud800"}}'
+    headers = {"content-type": "application/json", **client.headers}
+    for endpoint in (b"/v1/chat/completions", b"\\ud800"):
+        assert error(client.http.post("/v1/batches", content=bad % endpoint, headers=headers))[0] == 400
+    bad = b'{"input_file_id": "\\ud800", "endpoint": "/v1/chat/completions", "completion_window": "24h"}'
+    assert error(client.http.post("/v1/batches", content=bad, headers=headers))[0] == 400
+    assert client.call("GET", "/v1/batches").json()["data"] == []
+    digits = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "9" * 5_000}
+    assert error(client.upload(numbered(1), **digits))[0] == 400
+
+
 def test_models_are_what_workers_serve(client: Client, domain: Any) -> None:
     models = client.call("GET", "/v1/models").json()
     assert [(model["id"], model["object"]) for model in models["data"]] == [("scripted", "model")]

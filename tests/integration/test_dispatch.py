@@ -52,6 +52,16 @@ def test_a_hint_is_repeated_when_it_seems_lost(domain: Any, dispatcher: Any, bro
     assert broker.llen(QUEUE) == 3
 
 
+def test_a_shard_that_was_given_back_is_announced_behind_those_that_wait(
+    domain: Any, dispatcher: Dispatcher, broker: Any
+) -> None:
+    batch_id = domain.new_batch(25)
+    dispatcher.hint_batch(batch_id)
+    domain.execute("UPDATE shards SET hinted_at = NULL WHERE number = 1")
+    assert dispatcher.hint_overdue(0) == 1
+    assert broker.llen(QUEUE) == 4
+
+
 def test_an_absent_redis_does_not_fail_the_caller(domain: Any) -> None:
     settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
     batch_id = domain.new_batch(3)

@@ -83,6 +83,14 @@ def test_one_model_for_each_batch(domain: Any) -> None:
     assert problems(domain, data) == [("model_mismatch", "body.model", 2)]
 
 
+def test_mismatches_are_bounded(domain: Any) -> None:
+    domain.settings = domain.settings.model_copy(
+        update={"limits": domain.settings.limits.model_copy(update={"max_reported_lines": 3})}
+    )
+    data = jsonl(request(f"r{number}", model=f"m{number}") for number in range(20))
+    assert problems(domain, data) == [("model_mismatch", "body.model", line) for line in (2, 3, 4)]
+
+
 def test_a_model_that_nobody_serves_is_named(domain: Any) -> None:
     assert problems(domain, jsonl([request("a", model="gpt")])) == [("model_not_found", "body.model", None)]
 

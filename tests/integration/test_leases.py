@@ -6,6 +6,7 @@ from payloads import parse
 
 from jobs import batches, content, db, ids, leases, lifecycle
 from jobs.errors import StateConflict
+from jobs.outcomes import success
 from jobs.states import BatchStatus
 
 
@@ -26,7 +27,7 @@ def release(domain: Any, lease: leases.Lease) -> str | None:
 
 def renew(domain: Any, *held: leases.Lease) -> dict[str, leases.Renewal]:
     with db.transaction(domain.engine) as connection:
-        return leases.renew(connection, [(lease.shard_id, lease.token) for lease in held], lease_seconds=60)
+        return leases.renew(connection, [lease.held for lease in held], lease_seconds=60)
 
 
 def end_lease(domain: Any, lease: leases.Lease) -> None:
@@ -82,9 +83,9 @@ def test_unknown_shards_are_nobodys(domain: Any) -> None:
 def test_results_counters_and_the_end_of_the_shard_are_one_write(domain: Any) -> None:
     batch_id = domain.new_batch(3)
     lease = domain.claim(domain.shards(batch_id)[0].id)
-    assert domain.write(lease, [1, 3]) == {lease.shard_id: False}
+    assert domain.write(lease, [1, 3]) == {lease.held: False}
     assert domain.batch(batch_id).request_counts.completed == 2
-    assert domain.write(lease, [2]) == {lease.shard_id: True}
+    assert domain.write(lease, [2]) == {lease.held: True}
     assert domain.shards(batch_id)[0].state == "done"
     assert settle(domain, batch_id) == BatchStatus.COMPLETED
     assert [row["custom_id"] for row in lines(domain, batch_id, "output")] == ["row-0", "row-1", "row-2"]
@@ -103,7 +104,7 @@ def test_a_late_holder_writes_nothing(domain: Any) -> None:
     assert renew(domain, zombie) == {}
     assert release(domain, zombie) is None
     assert domain.batch(batch_id).request_counts.completed == 1
-    assert domain.write(holder, [2, 3]) == {shard.id: True}
+    assert domain.write(holder, [2, 3]) == {holder.held: True}
     assert reasons(domain) == ["lost", "done"]
 
 
@@ -111,9 +112,9 @@ def test_a_commit_without_an_answer_is_not_written_twice(domain: Any) -> None:
     batch_id = domain.new_batch(3)
     lease = domain.claim(domain.shards(batch_id)[0].id)
     domain.write(lease, [1, 2])
-    assert domain.write(lease, [1, 2], uncertain=True) == {lease.shard_id: False}
+    assert domain.write(lease, [1, 2], uncertain=True) == {lease.held: False}
     domain.write(lease, [3])
-    assert domain.write(lease, [3], uncertain=True) == {lease.shard_id: True}
+    assert domain.write(lease, [3], uncertain=True) == {lease.held: True}
     assert domain.batch(batch_id).request_counts.completed == 3
 
 
@@ -178,6 +179,33 @@ def test_cancelling_keeps_what_is_done_and_marks_the_rest(domain: Any) -> None:
     assert {row["error"]["code"] for row in errors} == {"batch_cancelled"}
     assert all(row["response"] is None for row in errors)
     assert [row["custom_id"] for row in errors] == [f"row-{n}" for n in range(25) if n not in (10, 11, 12)]
+
+
+def test_a_shard_released_in_the_moment_of_the_cancellation_is_stopped(domain: Any) -> None:
+    """The release saw the batch in progress, the cancellation saw the shard running; it stayed queued for a day."""
+    batch_id = domain.new_batch(3)
+    domain.claim(domain.shards(batch_id)[0].id)
+    domain.execute("UPDATE batches SET status = 'cancelling', cancelling_at = app_now() WHERE id = :id", id=batch_id)
+    domain.execute("UPDATE attempts SET ended_at = app_now(), end_reason = 'released'")
+    domain.execute("UPDATE shards SET state = 'queued', lease_until = NULL WHERE batch_id = :id", id=batch_id)
+    with db.transaction(domain.engine) as connection:
+        assert lifecycle.to_settle(connection) == [batch_id]
+    assert settle(domain, batch_id) == BatchStatus.CANCELLED
+
+
+def test_a_late_holder_beside_the_holder_in_one_write(domain: Any) -> None:
+    batch_id = domain.new_batch(2)
+    (shard,) = domain.shards(batch_id)
+    zombie = domain.claim(shard.id)
+    end_lease(domain, zombie)
+    holder = domain.claim(shard.id)
+    groups = [
+        leases.Written(lease.shard_id, lease.token, batch_id, [success(line_no, f"row-{line_no - 1}", {})])
+        for lease, line_no in ((zombie, 1), (holder, 2))
+    ]
+    with db.transaction(domain.engine) as connection:
+        assert leases.write(connection, groups, uncertain=False) == {holder.held: False}
+    assert domain.rows(holder) == [1]
 
 
 def test_cancelling_twice_is_one_and_ended_batches_refuse(domain: Any) -> None:

@@ -25,6 +25,7 @@ def test_what_fits_is_taken() -> None:
         ({"completion_window": ""}, "completion_window", "invalid_value"),
         ({"metadata": {"tags": ["a"]}}, "metadata.tags", "invalid_type"),
         ({"metadata": {"n": None}}, "metadata.n", "invalid_type"),
+        ({"metadata": {"k": "\ud800"}}, "metadata", "invalid_value"),
         ({"metadata": {"k" * 65: "v"}}, f"metadata.{'k' * 65}", "string_above_max_length"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k", "string_above_max_length"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "object_above_max_properties"),

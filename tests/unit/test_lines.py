@@ -66,6 +66,31 @@ def test_bytes_that_are_no_text_are_found_where_nobody_looks() -> None:
     assert problem(content.replace(b"PLACE", b"\\ud800")).code == "invalid_json_line"
 
 
+def nested(depth: int) -> bytes:
+    # The line itself and its body are two levels.
+    return json.dumps(request("a", x="DEEP")).encode().replace(b'"DEEP"', b"[" * (depth - 2) + b"]" * (depth - 2))
+
+
+def test_nesting_is_bounded() -> None:
+    """A line of 990 levels once passed here and ended every worker that decoded it."""
+    lines.parse(nested(64), max_custom_id_chars=64)
+    for depth in (65, 990, 100_000):
+        assert problem(nested(depth)).code == "invalid_json_line"
+    lines.parse(json.dumps(request("a", prompt="[{" * 500)).encode(), max_custom_id_chars=64)
+
+
+@pytest.mark.parametrize("value", ["x" * 257, "a\x00b", "a\nb"])
+def test_names_are_bounded(value: str) -> None:
+    """A model's name is repeated in messages, and goes into the database."""
+    assert problem(json.dumps(request("a", model=value)).encode()).param == "body.model"
+    assert problem(json.dumps({**request("a"), "url": value}).encode()).param == "url"
+
+
+def test_a_problem_keeps_no_line_alive() -> None:
+    """One exception object raised for every bad line once held all of them by its traceback."""
+    assert problem(b"{") is not problem(b"{")
+
+
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=64))
 def test_any_text_may_be_a_custom_id(custom_id: str) -> None:
     content = json.dumps(request(custom_id), ensure_ascii=False).encode()

@@ -10,7 +10,7 @@ import pytest
 from payloads import CHAT, jsonl, request
 
 from jobs.errors import EngineFatal, RequestRejected
-from jobs.leases import Lease
+from jobs.leases import Lease, Row
 from jobs.outcomes import Outcome
 from workers.engines.base import Body
 from workers.window import Ending, ShardRun, Window
@@ -78,7 +78,9 @@ class Bench:
         lines = jsonl(request(prompt, prompt) for prompt in prompts).splitlines(keepends=True)
         run = ShardRun(
             lease=Lease("shard_1", 1, batch, "file-1", 1, len(lines), len(lines), CHAT, 60),
-            rows=deque(enumerate(lines, 1)),
+            rows=deque(
+                Row(number, prompt, line) for number, (prompt, line) in enumerate(zip(prompts, lines, strict=True), 1)
+            ),
             lease_deadline=time.monotonic() + lease,
             start_deadline=time.monotonic() + expires,
         )
@@ -199,7 +201,7 @@ def test_aborting_ends_running_rows_in_the_engine(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("clock", "ending"), [({"lease": 0}, Ending.LOST), ({"expires": 0}, Ending.LET_GO)])
-def test_nothing_starts_after_the_deadline(bench: Bench, clock: dict[str, float], ending: Ending) -> None:
+def test_nothing_starts_after_the_deadline(bench: Bench, clock: dict[str, Any], ending: Ending) -> None:
     run = bench.run("a", **clock)
     assert not bench.engine.running
     assert run.ended.is_set()
@@ -220,7 +222,7 @@ def test_a_body_that_cannot_be_read_keeps_its_custom_id(bench: Bench) -> None:
     run = bench.run("a")
     bench.finish("a")
     line = jsonl([request("big")]).replace(b'"hello"}]', b'"hello"}], "x": 1e999')
-    other = ShardRun(run.lease, deque([(1, line)]), run.lease_deadline, run.start_deadline)
+    other = ShardRun(run.lease, deque([Row(1, "big", line)]), run.lease_deadline, run.start_deadline)
     bench.window.add(other)
     bench.turn()
     assert bench.custom_ids()[1] == ("big", 400)

@@ -19,6 +19,11 @@ from typing import Any
 
 import httpx2
 import msgspec
+
+# OpenMP's threads wait for each other by spinning. When another process wants a core, the one that spins keeps the one
+# that works from running: 14 instead of 39 tokens/s (docs/decisions/0005). Read when the library is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import xllamacpp
 
 from jobs import telemetry

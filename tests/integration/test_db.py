@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from jobs import db
+from jobs.errors import InvalidRequest, Unavailable
+
+
+def test_a_statement_cut_short_is_unavailable(engine: Any) -> None:
+    with pytest.raises(Unavailable), db.transaction(engine) as connection:
+        connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
+        connection.execute(text("SELECT pg_sleep(5)"))
+
+
+def test_a_copy_cut_short_is_unavailable_too(engine: Any) -> None:
+    """COPY goes past SQLAlchemy; its errors once made the writer drop what was finished."""
+    with pytest.raises(Unavailable), db.transaction(engine) as connection:
+        connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
+        with db.driver(connection).cursor().copy("COPY (SELECT pg_sleep(5)) TO STDOUT") as copy:
+            list(copy)
+
+
+def test_a_server_that_only_reads_is_unavailable(engine: Any) -> None:
+    with pytest.raises(Unavailable), db.transaction(engine) as connection:
+        connection.execute(text("SET LOCAL transaction_read_only = on"))
+        connection.execute(text("INSERT INTO projects (id, name) VALUES ('a', 'a')"))
+
+
+def test_a_connection_that_was_killed_is_replaced(engine: Any) -> None:
+    with pytest.raises(Unavailable), db.transaction(engine) as connection:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    with db.transaction(engine) as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_transient_errors_are_retried_as_a_whole(engine: Any) -> None:
+    tries = []
+
+    def work(connection: Any) -> int:
+        tries.append(connection)
+        if len(tries) < 3:
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return len(tries)
+
+    assert db.retrying(engine, work) == 3
+
+
+def test_null_characters_are_the_callers_mistake(engine: Any) -> None:
+    with pytest.raises(InvalidRequest), db.transaction(engine) as connection:
+        connection.execute(text("SELECT :value"), {"value": "a\0b"})
+
+
+def test_a_pool_that_is_used_up_is_unavailable(database_url: str) -> None:
+    engine = db.make_engine(database_url, connections=1)
+    engine.pool._timeout = 0.1  # type: ignore[attr-defined]
+    with db.transaction(engine), pytest.raises(Unavailable), db.transaction(engine):
+        pass
+    engine.dispose()
