@@ -36,10 +36,10 @@ check: $(READY) ## Lint, types, layers, generated docs
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) lint-imports
-	$(RUN) python -m docs.generate --check
+	$(RUN) python docs/generate.py --check
 
 docs: $(READY) ## Write the generated parts of docs/
-	$(RUN) python -m docs.generate
+	$(RUN) python docs/generate.py
 
 fix: $(READY) ## Format, and mend what the linter can
 	$(RUN) ruff check --fix

@@ -47,7 +47,7 @@ class Shards(_Section):
     """How a batch is cut, and how long a worker may hold a piece of it."""
 
     max_requests: Count = 256
-    """Most requests in a shard. One message, one claim: at 256 that costs under 20 µs a request."""
+    """Most requests in a shard. One message and one claim, shared by this many."""
     max_bytes: Bytes = 8_000_000
     """Most input bytes in a shard, so that a worker's memory stays bounded with images too. A longer line is alone."""
     lease_seconds: Seconds = 60

@@ -127,7 +127,7 @@ def servers(home: Path) -> Iterator[Servers]:
     """Start the servers that no variable names."""
     with contextlib.ExitStack() as stack:
         database_url = os.environ.get(DATABASE_URL_VARIABLE) or stack.enter_context(_postgres(home))
-        redis_url = os.environ.get(REDIS_URL_VARIABLE) or stack.enter_context(_valkey(home))
+        redis_url = os.environ.get(REDIS_URL_VARIABLE) or stack.enter_context(valkey_server(home))
         yield Servers(database_url, redis_url)
 
 
@@ -141,7 +141,8 @@ def _postgres(home: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _valkey(home: Path) -> Iterator[str]:
+def valkey_server(home: Path) -> Iterator[str]:
+    """Start a Valkey and yield its URL."""
     port = free_port()
     with running(valkey.program(home / "valkey", port, PASSWORD), home / "valkey.log"):
         yield valkey.url(port, PASSWORD)

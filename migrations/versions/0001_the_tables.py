@@ -176,7 +176,7 @@ CREATE TABLE workers (
 """
 
 # Lines are stored with lz4. A Postgres built without it (the embedded one) stores them as they are: its own pglz is
-# eight times as slow (docs/decisions/0002).
+# several times as slow (docs/decisions/0002).
 STORAGE = """
 DO $$
 DECLARE bulk text;

@@ -1,37 +1,14 @@
 """The API's memory stays flat, whatever the size of a file."""
 
-import threading
 from collections.abc import Iterator
 
-import psutil
 import services
 from clients import User
+from memory import Peak
 from payloads import numbered
 
 LIMIT_BYTES = 128_000_000
 FILE_BYTES = 200_000_000
-
-
-class Peak:
-    """The highest resident memory of a process while a block runs."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self._over = threading.Event()
-        self.idle = self.peak = self._process.memory_info().rss
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.01):
-            self.peak = max(self.peak, self._process.memory_info().rss)
-
-    def __enter__(self) -> "Peak":
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 def big_file(size: int) -> bytes:

@@ -1,0 +1,91 @@
+"""Writes the generated parts of the documentation; `--check` fails when they are not up to date.
+
+Run from the repository's root: `python docs/generate.py [--check]`. Checks on the way that no page links to a file that
+is not there, and that every `make` target that a page names exists.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from jobs import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS_PAGE = ROOT / "docs" / "settings.md"
+HEAD = """\
+# Settings
+
+Every setting of every process, read from the environment. Generated from `jobs/settings.py` by `make docs`; do not
+edit. A variable that begins with `PROMPTMILL_` and is not listed here stops the process that reads it.
+"""
+
+
+def settings_page() -> str:
+    """Return the page with one table for each section of the tree."""
+    return "\n".join((HEAD, *_sections(settings.Settings, settings.PREFIX, "Shared by all processes")))
+
+
+def _sections(section: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
+    fields = section.model_fields.items()
+    yield f"## {title}\n\n| variable | default | what it is |\n| --- | --- | --- |"
+    for name, field in fields:
+        if _subsection(field) is None:
+            yield f"| `{prefix}{name.upper()}` | {_default(field)} | {_words(field)} |"
+    yield ""
+    for name, field in fields:
+        if child := _subsection(field):
+            yield from _sections(child, f"{prefix}{name.upper()}{settings.DELIMITER}", _title(child))
+
+
+def _subsection(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _title(section: type[BaseModel]) -> str:
+    return (section.__doc__ or "").splitlines()[0].rstrip(".")
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default
+    if value is None:
+        return "not set"
+    return f"`{value.get_secret_value() if isinstance(value, SecretStr) else value}`"
+
+
+def _words(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split()).replace("|", "\\|")
+
+
+def broken_references() -> Iterator[str]:
+    """Yield what pages point to and is not there."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")):
+        text = page.read_text()
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+            if not (page.parent / link).exists():
+                yield f"{page.relative_to(ROOT)} links to {link}, which is not there"
+        for target in re.findall(r"`make ([a-z-]+)`", text):
+            if target not in targets:
+                yield f"{page.relative_to(ROOT)} names `make {target}`, which is not there"
+
+
+def main() -> int:
+    """Return the exit status: 1 when something is not up to date or points nowhere."""
+    problems = list(broken_references())
+    fresh = settings_page()
+    if "--check" not in sys.argv:
+        SETTINGS_PAGE.write_text(fresh)
+    elif SETTINGS_PAGE.read_text() != fresh:
+        problems.append("docs/settings.md is out of date: run `make docs`")
+    sys.stdout.writelines(f"{problem}\n" for problem in problems)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
