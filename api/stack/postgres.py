@@ -143,5 +143,5 @@ def program(data_dir: Path, port: int, password: str, options: dict[str, str] | 
 def ensure_database(port: int, password: str) -> None:
     """Make our database in the cluster, unless it is there."""
     with psycopg.connect(url(port, password, "postgres"), autocommit=True) as connection:
-        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))

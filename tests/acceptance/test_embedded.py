@@ -1,5 +1,6 @@
 """`promptmill up` and `promptmill demo`, as a user runs them: real processes, real model, nothing left behind."""
 
+import base64
 import contextlib
 import json
 import os
@@ -80,12 +81,10 @@ def gone(family: Sequence[psutil.Process]) -> bool:
 
 
 def get(url: str, user: str = "", password: str = "") -> tuple[int, Any]:
-    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    if user:
-        passwords.add_password(None, url, user, password)
-    opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
+    login = base64.b64encode(f"{user}:{password}".encode()).decode()
+    request = urllib.request.Request(url, headers={"authorization": f"Basic {login}"} if user else {})
     try:
-        with opener.open(url, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         error.close()
