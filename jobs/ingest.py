@@ -2,11 +2,13 @@
 
     chunk -> lines -> parse -> packed rows -> COPY, committed every few megabytes
 
+One block is written while the next one is parsed: Postgres takes longer for a block than we do.
 No transaction is open while the client sends. The file is invisible until `finish`; what an upload that broke
 leaves behind, `discard` or the reconciler removes.
 """
 
 import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -52,6 +54,8 @@ class Ingest:
         self._packed_bytes = 0
         self._row_start = pgcopy.row_start(4) + pgcopy.field(self.file_id.encode())
         self._begun = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest")
+        self._writing: Future[None] | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the file. Blocks while rows are written.
@@ -84,11 +88,14 @@ class Ingest:
             message = "Invalid file format for Batch API. Must be .jsonl: the file is empty."
             raise InvalidRequest(message, param="file", code="empty_file")
         self._flush()
+        self._settle()
+        self._writer.shutdown()
         self._publish(filename, purpose, expires_after_seconds)
         return self.file_id
 
     def discard(self) -> None:
         """Remove what was written. Does nothing after `finish`."""
+        self._writer.shutdown()
         if not self._begun:
             return
         with db.transaction(self._engine) as connection:
@@ -156,6 +163,15 @@ class Ingest:
 
     def _flush(self) -> None:
         rows, self._packed, self._packed_bytes = self._packed, [], 0
+        self._settle()
+        self._writing = self._writer.submit(self._write, rows)
+
+    def _settle(self) -> None:
+        """Wait until the block before is committed; raise what went wrong with it."""
+        if self._writing:
+            self._writing.result()
+
+    def _write(self, rows: list[bytes]) -> None:
         with db.transaction(self._engine) as connection:
             if not self._begun:
                 connection.execute(
