@@ -7,13 +7,13 @@ from fastapi import FastAPI
 
 from api import errors
 from api.context import Context
-from api.middleware import RequestIds
+from api.middleware import BodyLimit, RequestIds
 from api.routes import batches, files, health, models
 from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
 
-# Calls that wait for a connection longer than this many seconds are cut off when the process is told to stop.
+# Calls that still run this long after the process was told to stop are cut off, seconds.
 GRACE_SECONDS = 30
 
 
@@ -26,6 +26,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (files, batches, models, health):
         app.include_router(module.router)
     errors.install(app)
+    app.add_middleware(BodyLimit)
     app.add_middleware(RequestIds)
     return app
 

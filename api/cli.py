@@ -35,11 +35,13 @@ err = Console(stderr=True)
 
 
 @app.command()
-def up() -> None:
+def up(*, quiet: Annotated[bool, typer.Option(help="Do not show the API key and Flower's password.")] = False) -> None:
     """Run everything on this machine until Ctrl-C: Postgres, Valkey, API, worker, reconciler, Flower."""
     from api.stack.up import Address, Stack
 
     def show(address: Address) -> None:
+        if quiet:
+            return
         out.print(f"\n[bold]Promptmill is ready at {address.base_url}[/bold]")
         out.print(f"  OPENAI_BASE_URL={address.base_url}\n  OPENAI_API_KEY={address.api_key}", soft_wrap=True)
         out.print(f"  Flower: {address.flower_url}  ({address.flower_user} / {address.flower_password})")
@@ -53,12 +55,15 @@ def up() -> None:
 @app.command()
 def demo(
     *,
-    out_dir: Annotated[Path, typer.Option(help="Where the downloaded files go.")] = Path(".promptmill/demo"),
+    out_dir: Annotated[
+        Path | None, typer.Option(help="Where the downloaded files go; below the data directory.")
+    ] = None,
 ) -> None:
     """Run the main job end to end: start everything, submit two files with the openai SDK, download the results."""
     from api.demo import run
 
-    run(settings.load(), out_dir, ROOT / "examples", out)
+    configuration = settings.load()
+    run(configuration, out_dir or configuration.data_dir / "demo", ROOT / "examples", out)
 
 
 @app.command()
@@ -70,16 +75,12 @@ def serve() -> None:
 
 
 @app.command()
-def migrate(revision: Annotated[str, typer.Argument(help="Where to go; the newest by default.")] = "head") -> None:
+def migrate() -> None:
     """Bring the tables to the newest state. Safe to run twice, and by two at once."""
     from alembic import command
     from alembic.config import Config
 
-    config = Config(ROOT / "alembic.ini")
-    if revision == "head":
-        command.upgrade(config, revision)
-    else:
-        command.downgrade(config, revision)
+    command.upgrade(Config(ROOT / "alembic.ini"), "head")
 
 
 @key_commands.command("create")

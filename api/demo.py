@@ -20,8 +20,7 @@ from rich.table import Table
 
 from api.stack import up
 from api.stack.program import Program, free_port, is_free, promptmill
-from api.stack.supervisor import StartFailed
-from jobs.protocol import BATCH_ENDPOINTS
+from jobs.errors import PromptmillError, StartFailed
 from jobs.settings import Settings
 from jobs.states import TERMINAL
 
@@ -49,6 +48,7 @@ def run(settings: Settings, out_dir: Path, examples: Path, console: Console) -> 
 
     Raises:
         StartFailed: the stack did not start.
+        PromptmillError: a batch did not complete.
     """
     with _stack(settings, console) as address:
         client = OpenAI(base_url=address.base_url, api_key=address.api_key)
@@ -61,6 +61,14 @@ def run(settings: Settings, out_dir: Path, examples: Path, console: Console) -> 
             _show(job, _download(client, job.batch, out_dir / job.name, console), examples, console)
         rows = sum(job.batch.request_counts.total for job in jobs if job.batch.request_counts)
         console.print(f"{rows} requests in {time.monotonic() - started:.0f} s. {NOTE}\n", highlight=False)
+        _check(jobs)
+
+
+def _check(jobs: list[Job]) -> None:
+    for job in jobs:
+        if job.batch.status != "completed":
+            message = f"{job.name} ended as {job.batch.status}: {job.batch.errors}"
+            raise PromptmillError(message)
 
 
 @contextmanager
@@ -86,7 +94,7 @@ def _start(settings: Settings, out: BinaryIO) -> subprocess.Popen[bytes]:
         "PROMPTMILL_API__PORT": str(_free(settings.api.host, settings.api.port)),
         "PROMPTMILL_FLOWER__PORT": str(_free(up.LOOPBACK, settings.flower.port)),
     }
-    program = Program("up", promptmill("up"), environment=environment, orphan_signal=signal.SIGTERM)
+    program = Program("up", promptmill("up", "--quiet"), environment=environment, orphan_signal=signal.SIGTERM)
     # In a session of its own: Ctrl-C is for us, and we stop it in order.
     return subprocess.Popen(  # noqa: S603  our own command
         program.command(os.getpid()),
@@ -151,7 +159,6 @@ def _submit(client: OpenAI, examples: Path, name: str, progress: Progress) -> Jo
     batch = client.batches.create(
         input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"job": name}
     )
-    assert batch.endpoint in BATCH_ENDPOINTS
     total = batch.request_counts.total if batch.request_counts else 0
     return Job(name, batch, progress.add_task(name, total=total, rate="waiting"))
 

@@ -4,6 +4,7 @@ import time
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,6 +12,34 @@ from api import errors
 from jobs import ids, telemetry
 
 log = telemetry.get_logger(__name__)
+
+
+# Far above any batch; files are bounded where they are read.
+MAX_BODY_BYTES = 1_000_000
+UPLOAD = ("POST", "/v1/files")
+
+
+class BodyLimit:
+    """Refuses large bodies while they arrive: FastAPI reads them whole, and before it asks for a key."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["method"], scope["path"]) == UPLOAD:
+            await self._app(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_some() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise HTTPException(413, f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            return message
+
+        await self._app(scope, receive_some, send)
 
 
 class RequestIds:

@@ -7,7 +7,7 @@
     Q4  from creating a batch to the first claim, idle
 
 Runs of ours and of the bare thing alternate; the figures are medians, with the lowest and the highest.
-Postgres and Valkey are the embedded ones, fsync on. Needs about 2 GB of disk and 3 minutes.
+Postgres and Valkey are the embedded ones, fsync on. Needs about 2 GB of disk and 2 minutes.
 """
 
 import os

@@ -1,16 +1,15 @@
 """Batches of a project: create, read, list, cancel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, text, tuple_, update
 
-from jobs import ids, sharding, transitions
+from jobs import ids, sharding, transitions, validation
 from jobs.errors import NotFound, StateConflict
-from jobs.lines import BOM
+from jobs.files import VISIBLE
 from jobs.protocol import (
     Batch,
     BatchError,
@@ -22,7 +21,8 @@ from jobs.protocol import (
 )
 from jobs.settings import Settings
 from jobs.states import TERMINAL, BatchStatus, ShardState
-from jobs.tables import batches, files, lines, shards
+from jobs.tables import batches, lines, shards
+from jobs.tables import files as files_table
 
 WINDOW_SECONDS = {"24h": 86_400}
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
@@ -46,7 +46,7 @@ def create(connection: Connection, project_id: str, new: NewBatch, settings: Set
     """
     source = _lock_source(connection, project_id, new.input_file_id)
     batch_id = _insert(connection, project_id, new, source)
-    problems = _validate(connection, new, source, settings)
+    problems = validation.problems(connection, source, new, settings)
     if problems or source is None:
         _fail(connection, batch_id, problems)
         return batch_id
@@ -58,9 +58,9 @@ def create(connection: Connection, project_id: str, new: NewBatch, settings: Set
 
 def _lock_source(connection: Connection, project_id: str, file_id: str) -> Row[Any] | None:
     """Return the input file and keep it from being deleted until the batch is written."""
-    visible = (files.c.status == "processed") & files.c.deleted_at.is_(None) & files.c.batch_id.is_(None)
-    alive = files.c.expires_at.is_(None) | (files.c.expires_at > func.app_now())
-    statement = select(files).where(files.c.project_id == project_id, files.c.id == file_id, visible, alive)
+    statement = select(files_table).where(
+        VISIBLE, files_table.c.batch_id.is_(None), files_table.c.project_id == project_id, files_table.c.id == file_id
+    )
     return connection.execute(statement.with_for_update(read=True)).one_or_none()
 
 
@@ -80,79 +80,6 @@ def _insert(connection: Connection, project_id: str, new: NewBatch, source: Row[
     }
     connection.execute(insert(batches).values(values))
     return batch_id
-
-
-def _validate(connection: Connection, new: NewBatch, source: Row[Any] | None, settings: Settings) -> list[BatchError]:
-    """Return everything that keeps the batch from running, in line order."""
-    if source is None:
-        message = f"Cannot find file {new.input_file_id}, or your project does not have access to it."
-        return [BatchError(code="invalid_request", message=message, param="file_id")]
-    problems = [BatchError(**problem) for problem in source.problems or ()]
-    if source.urls != [new.endpoint] or len(source.models) > 1:
-        problems += _mismatches(connection, source.id, new.endpoint, settings.limits.max_reported_lines)
-    if len(source.models) == 1:
-        problems += _unknown_model(connection, source.models[0], settings)
-    problems.sort(key=lambda problem: problem.line or 0)
-    return problems[: settings.limits.max_reported_lines]
-
-
-class _Target(msgspec.Struct):
-    class Body(msgspec.Struct):
-        model: str
-
-    url: str
-    body: Body
-
-
-_decode_target = msgspec.json.Decoder(_Target).decode
-
-
-def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int) -> list[BatchError]:
-    """Read the lines again, only when the file's summary says that some do not fit; return `most` problems at most."""
-    statement = (
-        select(lines.c.line_no, lines.c.content)
-        .where(lines.c.file_id == file_id, lines.c.custom_id.is_not(None))
-        .order_by(lines.c.line_no)
-        .execution_options(yield_per=100)
-    )
-    problems: list[BatchError] = []
-    first_model = None
-    with connection.execute(statement) as rows:
-        for line_no, content in rows:
-            target = _decode_target(bytes(content).removeprefix(BOM))
-            first_model = first_model or target.body.model
-            problems += _misfits(target, line_no, endpoint, first_model)
-            if len(problems) >= most:
-                break
-    return problems
-
-
-def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterator[BatchError]:
-    if target.url != endpoint:
-        message = "The URL provided for this request does not match the batch endpoint."
-        yield BatchError(code="invalid_url", message=message, param="url", line=line_no)
-    if target.body.model != model:
-        message = f"All requests of a batch must use one model; the first line's is '{model}'."
-        yield BatchError(code="model_mismatch", message=message, param="body.model", line=line_no)
-
-
-def _unknown_model(connection: Connection, model: str, settings: Settings) -> list[BatchError]:
-    if model in served_models(connection, settings):
-        return []
-    message = f"The provided model '{model}' is not supported by the Batch API."
-    return [BatchError(code="model_not_found", message=message, param="body.model")]
-
-
-def served_models(connection: Connection, settings: Settings) -> dict[str, int]:
-    """Map each model that a worker serves, or served lately, to when it was first served (Unix seconds)."""
-    statement = text(
-        """
-        SELECT model, min(started_at) AS since FROM workers, unnest(models) AS model
-        WHERE seen_at > app_now() - make_interval(secs => :memory) GROUP BY model ORDER BY model
-        """
-    )
-    rows = connection.execute(statement, {"memory": settings.retention.model_memory_seconds})
-    return {row.model: int(row.since.timestamp()) for row in rows}
 
 
 def _fail(connection: Connection, batch_id: str, problems: Sequence[BatchError]) -> None:

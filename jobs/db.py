@@ -19,7 +19,7 @@ from jobs.errors import InvalidRequest, Unavailable
 
 Answer = TypeVar("Answer")
 
-# Bounds for every statement of ours: the slowest, creating a batch of 50,000 requests, takes about a second.
+# Bounds for every statement of ours; the slowest creates a batch of 50,000 requests.
 SESSION = {
     "application_name": "promptmill",
     "connect_timeout": 5,

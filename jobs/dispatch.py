@@ -15,7 +15,7 @@ from celery import Celery
 from kombu import Queue
 from sqlalchemy import Engine, func, select, update
 
-from jobs import batches, db, lifecycle, telemetry
+from jobs import batches, db, hints, telemetry
 from jobs.settings import Settings
 from jobs.tables import shards
 
@@ -63,7 +63,6 @@ def make_celery(settings: Settings) -> Celery:
         task_create_missing_queues=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        task_track_started=True,
     )
     return app
 
@@ -101,12 +100,12 @@ class Dispatcher:
     def hint_overdue(self, hint_seconds: float) -> int:
         """Announce queued shards whose hint was never sent or seems lost; return how many."""
         with db.transaction(self._engine) as connection:
-            found = lifecycle.to_hint(connection, hint_seconds=hint_seconds)
+            found = hints.to_hint(connection, hint_seconds=hint_seconds)
         due = [shard_id for model, unhinted in found.items() for shard_id in self._due(model, unhinted)]
         self.hint(due)
         return len(due)
 
-    def _due(self, model: str, unhinted: lifecycle.Unhinted) -> list[str]:
+    def _due(self, model: str, unhinted: hints.Unhinted) -> list[str]:
         # As many messages as shards: none is lost, the workers are busy. Sending them again would only pile up.
         if unhinted.overdue and self._waiting(model) >= len(unhinted.overdue):
             return unhinted.new

@@ -7,12 +7,13 @@
     ├ NotFound                    unknown here, or somebody else's: the same answer (404)
     ├ StateConflict               legal at another time (409, never retried by the SDK)
     ├ Unavailable                 Postgres or Redis is away (503, may be retried)
-    ├ LeaseLost                   a worker lost its shard and stops quietly; never counted against the batch
     ├ ConfigurationError          a setting, a port or a file is wrong; the process does not start
+    ├ StartFailed                 a program of the embedded stack did not start; the others are stopped
     └ EngineError
       ├ RequestRejected           the engine refuses one request; its row fails, its neighbours go on
       └ EngineFatal               the engine is gone; the process ends and its shards are run elsewhere
 
+`jobs.lines.LineProblem` stays in its package: each one becomes a line of the batch's `errors`.
 A request that fails is data (`jobs.outcomes.Outcome`), not an exception: no error of one row leaves its row.
 """
 
@@ -57,12 +58,12 @@ class Unavailable(PromptmillError):
     code = "service_unavailable"
 
 
-class LeaseLost(PromptmillError):
-    """Another worker holds this shard now, or nobody may."""
-
-
 class ConfigurationError(PromptmillError):
     """The configuration does not allow this process to start."""
+
+
+class StartFailed(PromptmillError):
+    """A program of the stack did not start."""
 
 
 class EngineError(PromptmillError):

@@ -12,7 +12,7 @@ from jobs.tables import batches, files, results
 
 RESULT_PURPOSE = "batch_output"
 
-_VISIBLE = (
+VISIBLE = (
     (files.c.status == "processed")
     & files.c.deleted_at.is_(None)
     & (files.c.expires_at.is_(None) | (files.c.expires_at > func.app_now()))
@@ -20,7 +20,7 @@ _VISIBLE = (
 
 
 def _select() -> Select[Any]:
-    return select(files, true().label("is_final")).where(_VISIBLE)
+    return select(files, true().label("is_final")).where(VISIBLE)
 
 
 def to_wire(row: Row[Any]) -> File:

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from sqlalchemy import Connection, func, insert, update
+from sqlalchemy import Connection, func, insert, text, update
 
 from jobs.tables import workers
 
@@ -32,3 +32,15 @@ def note_stopped(connection: Connection, worker_id: str) -> None:
     """Record that a worker ended in order. Its models stay known for a while: it may be restarting."""
     statement = update(workers).where(workers.c.id == worker_id)
     connection.execute(statement.values(seen_at=func.app_now(), stopped_at=func.app_now()))
+
+
+def served_models(connection: Connection, *, memory_seconds: float) -> dict[str, int]:
+    """Map each model that a worker serves, or served lately, to when it was first served (Unix seconds)."""
+    statement = text(
+        """
+        SELECT model, min(started_at) AS since FROM workers, unnest(models) AS model
+        WHERE seen_at > app_now() - make_interval(secs => :memory) GROUP BY model ORDER BY model
+        """
+    )
+    rows = connection.execute(statement, {"memory": memory_seconds})
+    return {row.model: int(row.since.timestamp()) for row in rows}

@@ -25,6 +25,10 @@ from jobs.tables import lines as lines_table
 FLUSH_BYTES = 4_000_000
 # A file with more different values than this is not valid for any batch; the summary need not grow further.
 MAX_DISTINCT = 100
+# Lines beyond two for each request that a file may have.
+SPARE_LINES = 1_000
+# What is handed to COPY at once.
+PIECE_BYTES = 262_144
 COPY_LINES = "COPY lines (file_id, line_no, custom_id, content) FROM STDIN (FORMAT BINARY)"
 
 
@@ -105,11 +109,19 @@ class Ingest:
 
     def _line(self, content: bytes, end: bytes) -> None:
         self._sum.line_no += 1
+        self._check_count()
         self._check_length(content)
         custom_id = None if lines.is_blank(content) else self._request(content)
         self._pack(custom_id, content, end)
         if self._packed_bytes >= FLUSH_BYTES:
             self._flush()
+
+    def _check_count(self) -> None:
+        # Blank lines are rows too, and a row costs far more than the one byte that it holds.
+        most = 2 * self._limits.max_requests + SPARE_LINES
+        if self._sum.line_no > most:
+            message = f"The file has more than {most} lines."
+            raise InvalidRequest(message, param="file", code="too_many_lines")
 
     def _check_length(self, content: bytes) -> None:
         if len(content) > self._limits.max_line_bytes:
@@ -162,9 +174,12 @@ class Ingest:
         self._packed_bytes += len(content) + 100
 
     def _flush(self) -> None:
-        rows, self._packed, self._packed_bytes = self._packed, [], 0
+        rows, size, self._packed, self._packed_bytes = self._packed, self._packed_bytes, [], 0
         self._settle()
         self._writing = self._writer.submit(self._write, rows)
+        if size > 2 * FLUSH_BYTES:
+            # Long lines: one block in memory is enough.
+            self._settle()
 
     def _settle(self) -> None:
         """Wait until the block before is committed; raise what went wrong with it."""
@@ -180,7 +195,8 @@ class Ingest:
                     )
                 )
             with db.driver(connection).cursor().copy(COPY_LINES) as copy:
-                copy.write(b"".join((pgcopy.HEADER, *rows, pgcopy.TRAILER)))
+                for piece in pgcopy.pieces(rows, PIECE_BYTES):
+                    copy.write(piece)
         self._begun = True
 
     def _publish(self, filename: str, purpose: str, expires_after_seconds: int | None) -> None:

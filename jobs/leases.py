@@ -70,12 +70,12 @@ _CLAIM = """
         FROM wanted WHERE a.shard_id = wanted.id AND a.ended_at IS NULL
     ), claimed AS (
         UPDATE shards s
-        SET state = 'running', lease_token = s.lease_token + 1, worker_id = :worker_id,
+        SET state = 'running', lease_token = s.lease_token + 1,
             lease_until = app_now() + make_interval(secs => :lease_seconds)
         FROM wanted WHERE s.id = wanted.id
         RETURNING s.*
     ), attempt AS (
-        INSERT INTO attempts (shard_id, lease_token, worker_id) SELECT id, lease_token, worker_id FROM claimed
+        INSERT INTO attempts (shard_id, lease_token, worker_id) SELECT id, lease_token, :worker_id FROM claimed
     )
     SELECT c.id AS shard_id, c.lease_token AS token, c.batch_id, w.source_file_id, c.first_line, c.last_line,
            c.total - c.completed - c.failed AS remaining, w.endpoint,
@@ -162,19 +162,19 @@ _RENEW = text(
     )
     UPDATE shards s SET lease_until = app_now() + make_interval(secs => :lease_seconds)
     FROM held, batches b WHERE s.id = held.id AND b.id = s.batch_id
-    RETURNING s.id, b.status <> 'in_progress' OR b.expires_at <= app_now() AS stopping
+    RETURNING s.id, s.lease_token, b.status <> 'in_progress' OR b.expires_at <= app_now() AS stopping
     """
 )
 
 
-def renew(connection: Connection, held: Sequence[Held], *, lease_seconds: float) -> dict[str, Renewal]:
-    """Extend the leases `held`, pairs of shard id and token. Ids missing from the answer are lost."""
+def renew(connection: Connection, held: Sequence[Held], *, lease_seconds: float) -> dict[Held, Renewal]:
+    """Extend the leases `held`. Those missing from the answer are lost."""
     values = {
         "ids": [shard_id for shard_id, _ in held],
         "tokens": [token for _, token in held],
         "lease_seconds": lease_seconds,
     }
-    return {row.id: Renewal(stopping=row.stopping) for row in connection.execute(_RENEW, values)}
+    return {(row.id, row.lease_token): Renewal(stopping=row.stopping) for row in connection.execute(_RENEW, values)}
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ _RELEASE = text(
     """
     UPDATE shards s
     SET state = CASE WHEN b.status = 'in_progress' AND b.expires_at > app_now() THEN 'queued' ELSE 'stopped' END,
-        lease_until = NULL, worker_id = NULL, hinted_at = NULL
+        lease_until = NULL, hinted_at = NULL
     FROM batches b WHERE b.id = s.batch_id AND s.id = :id AND s.lease_token = :token AND s.state = 'running'
     RETURNING s.state
     """
@@ -310,7 +310,7 @@ _RECOVER = text(
     ), ended AS (
         UPDATE shards s
         SET state = CASE WHEN b.status = 'in_progress' AND b.expires_at > app_now() THEN 'queued' ELSE 'stopped' END,
-            lease_until = NULL, worker_id = NULL, hinted_at = NULL
+            lease_until = NULL, hinted_at = NULL
         FROM over, batches b WHERE s.id = over.id AND b.id = s.batch_id
         RETURNING s.id, s.lease_token
     ), attempt AS (

@@ -1,10 +1,8 @@
-"""Brings batches to their end, and removes what nobody can reach any more.
+"""Brings batches to their end.
 
 Everything here is idempotent: workers call `settle` when a shard ends, and the reconciler calls all of it again.
 """
 
-from collections import defaultdict
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy import Connection, func, select, text
@@ -19,7 +17,7 @@ from jobs.tables import batches, files
 
 _LOCK_BATCH = text(
     """
-    SELECT status, expires_at <= app_now() AS is_over, project_id, output_expires_after_seconds
+    SELECT status, expires_at <= app_now() AS is_over
     FROM batches WHERE id = :batch_id AND status IN ('in_progress', 'cancelling') FOR UPDATE
     """
 )
@@ -143,70 +141,3 @@ _TO_SETTLE = text(
 def to_settle(connection: Connection) -> list[str]:
     """Return the batches that may be ended: expired ones, and those of which nothing is queued or running."""
     return list(connection.execute(_TO_SETTLE).scalars())
-
-
-_TO_HINT = text(
-    """
-    SELECT s.id, s.model, s.hinted_at IS NULL AS is_new FROM shards s JOIN batches b ON b.id = s.batch_id
-    WHERE s.state = 'queued' AND b.status = 'in_progress'
-      AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))
-    ORDER BY s.created_at, s.number LIMIT 10000
-    """
-)
-
-
-@dataclass
-class Unhinted:
-    """Queued shards of one model that workers may not know of, oldest first."""
-
-    new: list[str] = field(default_factory=list)
-    """No hint was ever sent."""
-    overdue: list[str] = field(default_factory=list)
-    """The hint went out so long ago that it may be lost."""
-
-
-def to_hint(connection: Connection, *, hint_seconds: float) -> dict[str, Unhinted]:
-    """Return, by model, the shards that are to be announced, or to be announced again."""
-    found: dict[str, Unhinted] = defaultdict(Unhinted)
-    for row in connection.execute(_TO_HINT, {"hint_seconds": hint_seconds}):
-        (found[row.model].new if row.is_new else found[row.model].overdue).append(row.id)
-    return found
-
-
-# Files that nobody can see: deleted, expired, or an upload that never ended. A batch that is not over still reads its
-# source.
-_GONE = text(
-    """
-    SELECT f.id, f.batch_id FROM files f
-    WHERE f.swept_at IS NULL
-      AND (f.deleted_at IS NOT NULL OR f.expires_at <= app_now()
-           OR (f.status = 'uploading' AND f.created_at < app_now() - make_interval(secs => :unfinished_seconds)))
-      AND NOT EXISTS (SELECT FROM batches b WHERE b.source_file_id = f.id
-                      AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
-    LIMIT 10 FOR UPDATE SKIP LOCKED
-    """
-)
-# Asked again once the file is locked: a batch may have been created from it in the meantime.
-_IN_USE = text(
-    """
-    SELECT FROM batches WHERE source_file_id = :id
-    AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling') LIMIT 1
-    """
-)
-_DROP_LINES = text("DELETE FROM lines WHERE file_id = :id")
-_DROP_RESULTS = text("DELETE FROM results WHERE batch_id = :batch_id AND is_error = (:id LIKE '%-error')")
-_SWEPT = text("UPDATE files SET swept_at = app_now() WHERE id = :id")
-
-
-def sweep_files(connection: Connection, *, unfinished_seconds: float) -> int:
-    """Delete the lines and results of up to ten files that nobody can see; return how many files.
-
-    The file's own row stays as a tombstone: listings keep their place, and an id is never used twice.
-    """
-    found = connection.execute(_GONE, {"unfinished_seconds": unfinished_seconds}).all()
-    gone = [file for file in found if connection.execute(_IN_USE, {"id": file.id}).first() is None]
-    for file in gone:
-        drop = _DROP_LINES if file.batch_id is None else _DROP_RESULTS
-        connection.execute(drop, {"id": file.id, "batch_id": file.batch_id} if file.batch_id else {"id": file.id})
-        connection.execute(_SWEPT, {"id": file.id})
-    return len(gone)

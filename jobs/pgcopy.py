@@ -5,7 +5,7 @@ Source: PostgreSQL documentation, "COPY", section "Binary Format". Packing rows 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
@@ -14,6 +14,24 @@ NULL = struct.pack(">i", -1)
 _int16 = struct.Struct(">h")
 _int32 = struct.Struct(">i")
 pack_length = _int32.pack
+
+
+def pieces(rows: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield a whole COPY in pieces of about `size` bytes; longer parts are passed on uncopied."""
+    small: list[bytes] = [HEADER]
+    small_bytes = 0
+    for part in rows:
+        if len(part) >= size:
+            yield b"".join(small)
+            yield part
+            small, small_bytes = [], 0
+            continue
+        small.append(part)
+        small_bytes += len(part)
+        if small_bytes >= size:
+            yield b"".join(small)
+            small, small_bytes = [], 0
+    yield b"".join((*small, TRAILER))
 
 
 def row_start(fields: int) -> bytes:
@@ -41,12 +59,12 @@ def boolean(value: bool) -> bytes:  # noqa: FBT001  the value is the argument
     return struct.pack(">i?", 1, value)
 
 
-def unpack(data: bytes) -> Iterator[list[bytes | None]]:
-    """Yield the fields of each row of a whole COPY answer, undecoded; null is None."""
+def unpack(data: memoryview) -> Iterator[list[memoryview | None]]:
+    """Yield the fields of each row of a whole COPY answer, undecoded and uncopied; null is None."""
     position = len(HEADER)
     while (fields := _int16.unpack_from(data, position)[0]) >= 0:
         position += 2
-        row: list[bytes | None] = []
+        row: list[memoryview | None] = []
         for _ in range(fields):
             length = _int32.unpack_from(data, position)[0]
             position += 4

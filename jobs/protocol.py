@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.states import BatchStatus
 
-BATCH_ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+BATCH_ENDPOINTS = (CHAT, COMPLETIONS)
+# How long a file may be asked to live, seconds.
+MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
 COMPLETION_WINDOWS = ("24h",)
 
 
@@ -25,6 +28,12 @@ class Page(BaseModel, Generic[Item]):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+    @classmethod
+    def of(cls, data: list[Item], *, has_more: bool) -> "Page[Item]":
+        """Return the page that holds `data`; every item has an `id`."""
+        ids = [getattr(item, "id") for item in data]  # noqa: B009  a bound of `id: str` needs a protocol of its own
+        return cls(data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=has_more)
 
 
 class File(BaseModel):
@@ -129,7 +138,7 @@ class ExpiresAfter(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=3600, le=2_592_000)
+    seconds: int = Field(ge=MIN_LIFE_SECONDS, le=MAX_LIFE_SECONDS)
 
 
 class BatchCreate(BaseModel):

@@ -7,8 +7,11 @@
                   └ results                one outcome for each request, never changed
     workers                                who serves which model
 
+Some columns are for people who ask afterwards, no code reads them: when and by which lease a result was written, its
+status and code, what a worker was.
+
 The bulk tables (lines, requests, results) have no foreign keys: checking one costs about as much as writing the row.
-Their parents are never deleted before them (`jobs.lifecycle.sweep_files`).
+Their parents are never deleted before them (`jobs.retention`).
 """
 
 from sqlalchemy import (
@@ -194,7 +197,6 @@ shards = Table(
     # Raised by each claim; every write of the holder carries it.
     _count("lease_token", BigInteger),
     _moment("lease_until"),
-    Column("worker_id", Text),
     # When Celery was last told, null before the first time.
     _moment("hinted_at"),
     Column("total", Integer, nullable=False),

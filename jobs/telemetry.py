@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 
 import structlog
 
@@ -23,8 +24,7 @@ def configure(level: str, process: str) -> None:
         foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            # Without the local variables: prompts are among them.
-            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.ExceptionRenderer(_trace),
             structlog.processors.JSONRenderer(),
         ],
     )
@@ -35,6 +35,18 @@ def configure(level: str, process: str) -> None:
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def _trace(exc_info: structlog.typing.ExcInfo) -> list[str]:
+    """Return where an error came from, without its words and variables: drivers quote rows, frames hold prompts."""
+    lines = []
+    error: BaseException | None = exc_info[1]
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines += [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        lines.append(type(error).__name__)
+        error = error.__cause__
+    return lines
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

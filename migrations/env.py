@@ -2,8 +2,10 @@
 
 from alembic import context
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from jobs import db, settings
+from jobs.errors import Unavailable
 from jobs.tables import metadata
 
 # Any constant will do, as long as nothing else locks on it.
@@ -17,9 +19,15 @@ def run() -> None:
         _migrate(connection)
         return
     engine = db.make_engine(settings.load().database_url.get_secret_value(), connections=1)
-    with engine.connect() as connection:
-        _migrate(connection)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            _migrate(connection)
+    except DBAPIError as error:
+        if db.is_transient(error):
+            raise Unavailable(f"Postgres cannot be migrated now: {error.orig}") from error
+        raise
+    finally:
+        engine.dispose()
 
 
 def _migrate(connection: object) -> None:
@@ -30,6 +38,8 @@ def _migrate(connection: object) -> None:
         compare_type=True,
         compare_server_default=False,
     )
+    # Another migration may take its time.
+    connection.execute(text("SET lock_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
     try:
         # The deploy that waits for a lock makes everybody behind it wait as well; better to fail and be run again.

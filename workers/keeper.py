@@ -64,7 +64,7 @@ class LeaseKeeper(threading.Thread):
             log.warning("heartbeat_failed", shards=len(runs), error=type(error).__name__)
             return False
         for run in runs:
-            self._apply(run, renewals.get(run.lease.shard_id), asked_at)
+            self._apply(run, renewals.get(run.lease.held), asked_at)
         return True
 
     def _apply(self, run: ShardRun, renewal: leases.Renewal | None, asked_at: float) -> None:

@@ -2,18 +2,20 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import db, dispatch, leases, lifecycle, telemetry
-from jobs.errors import Unavailable
+from jobs import db, dispatch, leases, lifecycle, retention, telemetry
 from jobs.settings import Settings
 
 log = telemetry.get_logger(__name__)
 
 # Any constant will do, as long as nothing else locks on it.
 LOCK = 0x7265636F  # "reco"
+# So that a great clean-up holds up nothing else.
+FILES_A_SWEEP = 20
 
 
 class Reconciler:
@@ -22,6 +24,7 @@ class Reconciler:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database = db.make_engine(settings.database_url.get_secret_value(), connections=2)
+        self._locks = self._database.execution_options(isolation_level="AUTOCOMMIT")
         self._dispatcher = dispatch.Dispatcher(self._database, settings)
         self._stopping = threading.Event()
 
@@ -33,18 +36,28 @@ class Reconciler:
         while not self._stopping.is_set():
             try:
                 self.sweep()
-            except Unavailable as error:
-                log.warning("sweep_failed", error=type(error.__cause__).__name__)
+            except Exception as error:  # noqa: BLE001  Postgres away, say; it tries again
+                log.warning("sweep_failed", error=type(error).__name__)
             self._stopping.wait(self._settings.reconciler.sweep_seconds)
 
     def sweep(self) -> bool:
         """Do everything that is due, unless another reconciler is at it; return whether this one was."""
-        with db.transaction(self._database) as connection:
-            if not connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}).scalar_one():
-                return False
-            for step in (self._recover, self._settle, self._hint, self._sweep_files):
-                self._attempt(step)
-        return True
+        with self._alone() as alone:
+            if alone:
+                for step in (self._recover, self._settle, self._hint, self._sweep_files):
+                    self._attempt(step)
+            return alone
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Yield whether this is the only reconciler at work. The lock goes with its connection, however that ends."""
+        with self._locks.connect() as connection:
+            alone = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK}).scalar_one())
+            try:
+                yield alone
+            finally:
+                if alone:
+                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK})
 
     def _attempt(self, step: Callable[[], None]) -> None:
         try:
@@ -78,7 +91,13 @@ class Reconciler:
             log.info("hints_sent", shards=sent)
 
     def _sweep_files(self) -> None:
+        swept = 0
+        while swept < FILES_A_SWEEP and self._sweep_file():
+            swept += 1
+        if swept:
+            log.info("files_swept", files=swept)
+
+    def _sweep_file(self) -> bool:
         seconds = self._settings.retention.unfinished_upload_seconds
         with db.transaction(self._database) as connection:
-            if swept := lifecycle.sweep_files(connection, unfinished_seconds=seconds):
-                log.info("files_swept", files=swept)
+            return retention.sweep_file(connection, unfinished_seconds=seconds)

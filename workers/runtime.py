@@ -242,7 +242,8 @@ class Runtime:
         self._writer.close()
         with suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(LAST_WORDS_SECONDS)
-        db.retrying(self._database, lambda connection: fleet.note_stopped(connection, self.worker_id))
+        with suppress(Unavailable):
+            db.retrying(self._database, lambda connection: fleet.note_stopped(connection, self.worker_id))
         log.info("worker_stopped", worker_id=self.worker_id)
 
     def _die_soon(self) -> None:

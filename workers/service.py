@@ -11,6 +11,7 @@ from celery import Celery
 from celery.signals import worker_shutting_down
 
 from jobs import dispatch, telemetry
+from jobs.errors import PromptmillError
 from jobs.settings import Settings
 from workers.runtime import Runtime
 
@@ -60,7 +61,12 @@ def _again_later(number: int, _frame: object) -> None:
 def _add_task(celery: Celery, runtime: Runtime) -> None:
     @celery.task(name=dispatch.RUN_SHARD)
     def run_shard(shard_id: str) -> dict[str, Any]:
-        return runtime.run_shard(shard_id)
+        try:
+            return runtime.run_shard(shard_id)
+        except Exception as error:
+            log.exception("shard_failed", shard_id=shard_id, error=type(error).__name__)
+            # Celery and Flower show the words of what a task raises; a driver's may quote rows.
+            raise PromptmillError(type(error).__name__) from None
 
 
 def _serve(celery: Celery, runtime: Runtime, threads: int) -> int:

@@ -179,8 +179,10 @@ class Window:
         """A row was aborted, or the engine died under it: the shard is not done."""
         if run.ending is Ending.DONE:
             run.ending = Ending.LET_GO
-        if not task.cancelled():
-            log.error("engine_died", error=type(task.exception()).__name__)
+        if task.cancelled():
+            return
+        log.error("row_without_outcome", error=type(task.exception()).__name__)
+        if isinstance(task.exception(), EngineFatal):
             self._on_fatal()
 
     def _written(self, run: ShardRun, count: int) -> None:

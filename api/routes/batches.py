@@ -39,8 +39,7 @@ async def list_batches(
             connection, caller.project_id, after=after, limit=limit, show_partial=show_partial
         )
     )
-    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-    return Page(data=data, first_id=first_id, last_id=last_id, has_more=has_more)
+    return Page.of(data, has_more=has_more)
 
 
 @router.get("/{batch_id}")

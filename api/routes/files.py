@@ -14,12 +14,11 @@ from jobs import content, files
 from jobs.errors import InvalidRequest
 from jobs.ingest import Ingest
 from jobs.keys import Caller
-from jobs.protocol import File, FileDeleted, Page
+from jobs.protocol import MAX_LIFE_SECONDS, MIN_LIFE_SECONDS, File, FileDeleted, Page
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 PURPOSES = ("batch",)
-MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
 # Spelt by the SDK with brackets, as nested form fields are.
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 
@@ -106,8 +105,7 @@ async def list_files(
             connection, caller.project_id, purpose=purpose, after=after, limit=limit, newest_first=order == "desc"
         )
     )
-    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
-    return Page(data=data, first_id=first_id, last_id=last_id, has_more=has_more)
+    return Page.of(data, has_more=has_more)
 
 
 @router.get("/{file_id}")

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from api.context import Authenticated, Context, Here
-from jobs import batches
+from jobs import fleet
 from jobs.errors import NotFound
 from jobs.protocol import Model, ModelList
 
@@ -28,5 +28,6 @@ async def retrieve_model(model: str, _: Authenticated, context: Here) -> Model:
 
 
 async def _models(context: Context) -> list[Model]:
-    served = await context.transaction(lambda connection: batches.served_models(connection, context.settings))
+    memory = context.settings.retention.model_memory_seconds
+    served = await context.transaction(lambda connection: fleet.served_models(connection, memory_seconds=memory))
     return [Model(id=name, created=since) for name, since in served.items()]

@@ -22,7 +22,7 @@ from circus.exc import ConflictError
 from tornado.ioloop import IOLoop
 
 from api.stack.program import Program
-from jobs.errors import PromptmillError
+from jobs.errors import StartFailed
 
 READY_POLL_SECONDS = 0.05
 LOCK_POLL_SECONDS = 0.02
@@ -30,10 +30,6 @@ LOG_BYTES, LOG_FILES = 10_000_000, 2
 # A program that ends by itself is started again after 0.5, 1, 2 ... 30 seconds; after a minute of good behaviour the
 # count starts anew. It is never given up on: a worker that keeps dying must not take the API and its results away.
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, GOOD_SECONDS = 0.5, 30.0, 60.0
-
-
-class StartFailed(PromptmillError):
-    """A program of the stack did not start."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from api.app import GRACE_SECONDS
 from api.stack import credentials, postgres, valkey
 from api.stack.program import Program, free_port, http_ok, promptmill, require_free
 from api.stack.supervisor import Supervisor
@@ -52,6 +53,8 @@ class Stack:
             StartFailed: a program did not start; the others are stopped.
         """
         with self._lock():
+            # Left behind by a stack that was killed.
+            address_file(self._home).unlink(missing_ok=True)
             self._require_ports()
             self._credentials = credentials.load(self._home)
             if self._own_postgres:
@@ -60,7 +63,8 @@ class Stack:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._home.chmod(0o700)
         with (self._home / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +123,13 @@ class Stack:
         environment = self._environment()
         host, port, flower_port = self._settings.api.host, self._settings.api.port, self._settings.flower.port
         return [
-            Program("api", promptmill("serve"), lambda: http_ok(host, port, "/readyz"), environment=environment),
+            Program(
+                "api",
+                promptmill("serve"),
+                lambda: http_ok(host, port, "/readyz"),
+                environment=environment,
+                grace_seconds=GRACE_SECONDS + 5,
+            ),
             Program("reconciler", promptmill("reconciler"), ready_event="reconciler_ready", environment=environment),
             Program(
                 "worker",

@@ -118,7 +118,6 @@ CREATE TABLE shards (
     state text NOT NULL DEFAULT 'queued',
     lease_token bigint NOT NULL DEFAULT 0,
     lease_until timestamptz,
-    worker_id text,
     hinted_at timestamptz,
     total integer NOT NULL,
     completed integer NOT NULL DEFAULT 0,

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from payloads import parse
 
-from jobs import batches, content, db, ids, leases, lifecycle
+from jobs import batches, content, db, ids, leases, lifecycle, retention
 from jobs.errors import StateConflict
 from jobs.outcomes import success
 from jobs.states import BatchStatus
@@ -25,7 +25,7 @@ def release(domain: Any, lease: leases.Lease) -> str | None:
         return leases.release(connection, lease.shard_id, lease.token)
 
 
-def renew(domain: Any, *held: leases.Lease) -> dict[str, leases.Renewal]:
+def renew(domain: Any, *held: leases.Lease) -> dict[leases.Held, leases.Renewal]:
     with db.transaction(domain.engine) as connection:
         return leases.renew(connection, [lease.held for lease in held], lease_seconds=60)
 
@@ -102,6 +102,7 @@ def test_a_late_holder_writes_nothing(domain: Any) -> None:
     assert (holder.token, domain.rows(holder)) == (2, [2, 3])
     assert domain.write(zombie, [2]) == {}
     assert renew(domain, zombie) == {}
+    assert renew(domain, zombie, holder) == {holder.held: leases.Renewal(stopping=False)}
     assert release(domain, zombie) is None
     assert domain.batch(batch_id).request_counts.completed == 1
     assert domain.write(holder, [2, 3]) == {holder.held: True}
@@ -121,10 +122,10 @@ def test_a_commit_without_an_answer_is_not_written_twice(domain: Any) -> None:
 def test_a_renewal_extends_the_lease_and_tells_of_a_cancelled_batch(domain: Any) -> None:
     batch_id = domain.new_batch(3)
     lease = domain.claim(domain.shards(batch_id)[0].id, seconds=1)
-    assert renew(domain, lease) == {lease.shard_id: leases.Renewal(stopping=False)}
+    assert renew(domain, lease) == {lease.held: leases.Renewal(stopping=False)}
     assert (domain.shards(batch_id)[0].lease_until - domain.shards(batch_id)[0].created_at).total_seconds() > 50
     cancel(domain, batch_id)
-    assert renew(domain, lease) == {lease.shard_id: leases.Renewal(stopping=True)}
+    assert renew(domain, lease) == {lease.held: leases.Renewal(stopping=True)}
 
 
 def test_a_released_shard_is_queued_again_at_once(domain: Any) -> None:
@@ -228,7 +229,7 @@ def test_an_expired_batch_delivers_what_is_done(domain: Any) -> None:
     domain.write(lease, [1])
     domain.execute("UPDATE batches SET expires_at = app_now() WHERE id = :id", id=batch_id)
     assert domain.claim(second.id) is None, "nothing starts after expires_at"
-    assert renew(domain, lease)[first.id].stopping
+    assert renew(domain, lease)[lease.held].stopping
     assert settle(domain, batch_id) is None
     assert release(domain, lease) == "stopped"
     assert settle(domain, batch_id) == BatchStatus.EXPIRED
@@ -258,7 +259,7 @@ def test_deleted_files_are_swept_but_not_under_a_running_batch(domain: Any) -> N
 
     def sweep() -> int:
         with db.transaction(domain.engine) as connection:
-            return lifecycle.sweep_files(connection, unfinished_seconds=60)
+            return int(retention.sweep_file(connection, unfinished_seconds=60))
 
     domain.execute("UPDATE files SET deleted_at = app_now() WHERE id = :id", id=file_id)
     assert sweep() == 0

@@ -12,4 +12,10 @@ def test_what_is_packed_is_unpacked(rows: list[list[bytes | None]]) -> None:
         pgcopy.row_start(len(row)) + b"".join(pgcopy.NULL if value is None else pgcopy.field(value) for value in row)
         for row in rows
     )
-    assert list(pgcopy.unpack(pgcopy.HEADER + packed + pgcopy.TRAILER)) == rows
+    assert list(pgcopy.unpack(memoryview(pgcopy.HEADER + packed + pgcopy.TRAILER))) == rows
+
+
+@given(st.lists(st.binary(max_size=30)), st.integers(1, 40))
+def test_pieces_are_the_whole(parts: list[bytes], size: int) -> None:
+    pieces = list(pgcopy.pieces(parts, size))
+    assert b"".join(pieces) == pgcopy.HEADER + b"".join(parts) + pgcopy.TRAILER

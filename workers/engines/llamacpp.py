@@ -8,7 +8,6 @@ takes almost any value without a word. So each choice is asked for on its own, a
 """
 
 import asyncio
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -28,6 +27,7 @@ import xllamacpp
 
 from jobs import telemetry
 from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
+from jobs.protocol import CHAT
 from jobs.settings import LlamaCpp
 from workers.engines import parameters
 from workers.engines.base import Body, ProgressWatch
@@ -35,7 +35,6 @@ from workers.engines.parameters import ChatParameters, CompletionParameters, Sam
 
 log = telemetry.get_logger(__name__)
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 # Polled more often, the engine stops noticing clients that hang up.
 METRICS_SECONDS = 2.0
 # Requests beyond those that it decodes; the next one starts without a round trip to us.
@@ -138,11 +137,14 @@ class LlamaCppEngine:
         """Take each step of the engine for progress, be it within one long answer."""
         while True:
             await asyncio.sleep(METRICS_SECONDS)
-            with contextlib.suppress(httpx2.HTTPError):
+            try:
                 decodes = await self._count_decodes()
-                if decodes != self._decodes:
-                    self._progress.advance()
-                self._decodes = decodes
+            except Exception as error:  # noqa: BLE001  without this task a long answer would pass for a hang
+                log.warning("metrics_failed", error=type(error).__name__)
+                continue
+            if decodes != self._decodes:
+                self._progress.advance()
+            self._decodes = decodes
 
     async def _count_decodes(self) -> str:
         metrics = (await self._client.get("/metrics")).text

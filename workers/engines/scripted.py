@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from jobs.errors import EngineFatal, RequestRejected
+from jobs.protocol import CHAT
 from workers.engines.base import Body, ProgressWatch
 
 MODEL = "scripted"
@@ -58,7 +59,7 @@ class ScriptedEngine:
 
 
 def _prompt(endpoint: str, body: Body) -> str:
-    prompt = body["messages"][-1]["content"] if endpoint == "/v1/chat/completions" else body["prompt"]
+    prompt = body["messages"][-1]["content"] if endpoint == CHAT else body["prompt"]
     if not isinstance(prompt, str):
         message = "Only text is scripted."
         raise RequestRejected(message, param="messages")
@@ -68,7 +69,7 @@ def _prompt(endpoint: str, body: Body) -> str:
 def _response(endpoint: str, body: Body, text: str) -> Body:
     words = len(text.split())
     choice: Body = {"index": 0, "finish_reason": "stop", "logprobs": None}
-    if endpoint == "/v1/chat/completions":
+    if endpoint == CHAT:
         choice["message"] = {"role": "assistant", "content": text}
     else:
         choice["text"] = text

@@ -1,0 +1,77 @@
+"""What keeps a batch from running, found before anything does. The messages are the contract's."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import Connection, Row, select
+
+from jobs import fleet
+from jobs.lines import BOM
+from jobs.protocol import BatchError
+from jobs.settings import Settings
+from jobs.tables import lines
+
+if TYPE_CHECKING:
+    from jobs.batches import NewBatch
+
+
+def problems(connection: Connection, source: Row[Any] | None, new: "NewBatch", settings: Settings) -> list[BatchError]:
+    """Return everything that keeps the batch from running, in line order."""
+    if source is None:
+        message = f"Cannot find file {new.input_file_id}, or your project does not have access to it."
+        return [BatchError(code="invalid_request", message=message, param="file_id")]
+    found = [BatchError(**problem) for problem in source.problems or ()]
+    if source.urls != [new.endpoint] or len(source.models) > 1:
+        found += _mismatches(connection, source.id, new.endpoint, settings.limits.max_reported_lines)
+    if len(source.models) == 1:
+        found += _unknown_model(connection, source.models[0], settings)
+    found.sort(key=lambda problem: problem.line or 0)
+    return found[: settings.limits.max_reported_lines]
+
+
+class _Target(msgspec.Struct):
+    class Body(msgspec.Struct):
+        model: str
+
+    url: str
+    body: Body
+
+
+_decode_target = msgspec.json.Decoder(_Target).decode
+
+
+def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int) -> list[BatchError]:
+    """Read the lines again, only when the file's summary says that some do not fit; return `most` problems at most."""
+    statement = (
+        select(lines.c.line_no, lines.c.content)
+        .where(lines.c.file_id == file_id, lines.c.custom_id.is_not(None))
+        .order_by(lines.c.line_no)
+        .execution_options(yield_per=100)
+    )
+    problems: list[BatchError] = []
+    first_model = None
+    with connection.execute(statement) as rows:
+        for line_no, content in rows:
+            target = _decode_target(bytes(content).removeprefix(BOM))
+            first_model = first_model or target.body.model
+            problems += _misfits(target, line_no, endpoint, first_model)
+            if len(problems) >= most:
+                break
+    return problems
+
+
+def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterator[BatchError]:
+    if target.url != endpoint:
+        message = "The URL provided for this request does not match the batch endpoint."
+        yield BatchError(code="invalid_url", message=message, param="url", line=line_no)
+    if target.body.model != model:
+        message = f"All requests of a batch must use one model; the first line's is '{model}'."
+        yield BatchError(code="model_mismatch", message=message, param="body.model", line=line_no)
+
+
+def _unknown_model(connection: Connection, model: str, settings: Settings) -> list[BatchError]:
+    if model in fleet.served_models(connection, memory_seconds=settings.retention.model_memory_seconds):
+        return []
+    message = f"The provided model '{model}' is not supported by the Batch API."
+    return [BatchError(code="model_not_found", message=message, param="body.model")]
