@@ -1,5 +1,7 @@
 """The HTTP service."""
 
+import contextlib
+import ctypes
 from importlib.metadata import version
 
 import uvicorn
@@ -15,6 +17,9 @@ from jobs.settings import Settings
 
 # Calls that still run this long after the process was told to stop are cut off, seconds.
 GRACE_SECONDS = 30
+# malloc.h
+M_MMAP_THRESHOLD = -3
+LARGE_BLOCK_BYTES = 1_000_000
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -31,8 +36,18 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _return_large_blocks() -> None:
+    """Have glibc give blocks of a megabyte back as soon as they are free.
+
+    By default it learns to keep them: six lines of 20 MB left the process 110 MB larger, and 79 MB with this.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
+    _return_large_blocks()
     telemetry.configure(settings.log_level, "api")
     uvicorn.run(
         create_app(settings),

@@ -7,16 +7,19 @@ Commands of other packages are found as entry points of the group `promptmill.co
 import asyncio
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from sqlalchemy.exc import ProgrammingError
 
 from jobs import settings
-from jobs.errors import PromptmillError
+from jobs.errors import PromptmillError, Unavailable
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,13 +46,16 @@ def up(*, quiet: Annotated[bool, typer.Option(help="Do not show the API key and 
         if quiet:
             return
         out.print(f"\n[bold]Promptmill is ready at {address.base_url}[/bold]")
-        out.print(f"  OPENAI_BASE_URL={address.base_url}\n  OPENAI_API_KEY={address.api_key}", soft_wrap=True)
+        out.print(
+            f"  export OPENAI_BASE_URL={address.base_url}\n  export OPENAI_API_KEY={address.api_key}", soft_wrap=True
+        )
         out.print(f"  Flower: {address.flower_url}  ({address.flower_user} / {address.flower_password})")
         out.print(f"  Logs:   {address.log_dir}", soft_wrap=True)
         out.print("Ctrl-C stops everything.")
 
     stack = Stack(settings.load(), lambda message: out.print(f"  {message}", highlight=False))
     asyncio.run(stack.run(show))
+    out.print("Everything is stopped.")
 
 
 @app.command()
@@ -83,6 +89,16 @@ def migrate() -> None:
     command.upgrade(Config(ROOT / "alembic.ini"), "head")
 
 
+def _configuration() -> settings.Settings:
+    """Return the settings; without a database of its own, the one of the stack that runs on the data directory."""
+    from api.stack.up import running_stack
+
+    configuration = settings.load()
+    if "database_url" not in configuration.model_fields_set and (stack := running_stack(configuration.data_dir)):
+        return configuration.model_copy(update={"database_url": SecretStr(stack.database_url)})
+    return configuration
+
+
 @key_commands.command("create")
 def create_key(
     *,
@@ -92,7 +108,7 @@ def create_key(
     """Make an API key and print it. It is shown this once."""
     from api import admin
 
-    sys.stdout.write(admin.create_key(settings.load(), project=project, name=name) + "\n")
+    sys.stdout.write(admin.create_key(_configuration(), project=project, name=name) + "\n")
 
 
 @key_commands.command("list")
@@ -101,19 +117,19 @@ def list_keys() -> None:
     from api import admin
 
     table = Table("id", "name", "project", "created", "revoked")
-    for key in admin.list_keys(settings.load()):
-        table.add_row(key.id, key.name, key.project, key.created_at, "yes" if key.revoked else "no")
+    for key in admin.list_keys(_configuration()):
+        cells = (key.id, key.name, key.project, key.created_at, "yes" if key.revoked else "no")
+        table.add_row(*(escape(cell) for cell in cells))
     out.print(table)
 
 
 @key_commands.command("revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="The key's id: the part between pm_ and the next _.")],
-) -> None:
+def revoke_key(key_id: Annotated[str, typer.Argument(help="The key, or its id as `keys list` shows it.")]) -> None:
     """Make an API key useless, at once."""
     from api import admin
 
-    admin.revoke_key(settings.load(), key_id)
+    admin.revoke_key(_configuration(), key_id)
+    out.print("Revoked.")
 
 
 def _add_other_commands() -> None:
@@ -135,13 +151,38 @@ _HELP = {
 }
 
 
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        out.print(version("promptmill"), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=lambda wanted: _show_version(wanted=wanted))
+    ] = False,
+) -> None:
+    """An asynchronous batch-inference job queue."""
+
+
 def main() -> None:
     """Run the command line."""
     _add_other_commands()
     try:
         app()
+    except Unavailable as error:
+        # An operator may see what a client may not: which server, and why.
+        _fail(f"{error.message} {error.__cause__ or ''}".splitlines()[0])
     except PromptmillError as error:
-        err.print(f"promptmill: {error.message}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(EXIT_FAILED)
+        _fail(error.message)
+    except ProgrammingError as error:
+        _fail(f"{error.orig}".splitlines()[0] + ". Has `promptmill migrate` been run?")
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(reason: str) -> None:
+    err.print(f"promptmill: {reason}", style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(EXIT_FAILED)

@@ -24,7 +24,8 @@ from jobs.errors import PromptmillError, StartFailed
 from jobs.settings import Settings
 from jobs.states import TERMINAL
 
-FILES = ("translate", "reviews")
+# The example files, and what they ask for.
+FILES = {"translate": "English to German and French", "reviews": "the sentiment of reviews"}
 POLL_SECONDS = 0.5
 SHOWN_ROWS = 4
 NOTE = "The model is SmolLM2-135M: it shows the plumbing. It labels passably and cannot translate."
@@ -57,11 +58,11 @@ def run(settings: Settings, out_dir: Path, examples: Path, console: Console) -> 
         started = time.monotonic()
         jobs = _run_jobs(client, examples, console)
         console.print()
+        _check(jobs)
         for job in jobs:
             _show(job, _download(client, job.batch, out_dir / job.name, console), examples, console)
         rows = sum(job.batch.request_counts.total for job in jobs if job.batch.request_counts)
         console.print(f"{rows} requests in {time.monotonic() - started:.0f} s. {NOTE}\n", highlight=False)
-        _check(jobs)
 
 
 def _check(jobs: list[Job]) -> None:
@@ -80,6 +81,7 @@ def _stack(settings: Settings, console: Console) -> Iterator[up.Address]:
         return
     log = home / "logs" / "up.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.touch(mode=0o600)
     with log.open("wb") as out:
         process = _start(settings, out)
         try:
@@ -146,10 +148,16 @@ def _run_jobs(client: OpenAI, examples: Path, console: Console) -> list[Job]:
     )
     with Progress(*columns, console=console) as progress:
         jobs = [_submit(client, examples, name, progress) for name in FILES]
-        while any(job.batch.status not in TERMINAL for job in jobs):
-            time.sleep(POLL_SECONDS)
+        try:
+            while any(job.batch.status not in TERMINAL for job in jobs):
+                time.sleep(POLL_SECONDS)
+                for job in jobs:
+                    _update(client, job, progress)
+        except KeyboardInterrupt:
+            # They would run the next time the stack is started.
             for job in jobs:
-                _update(client, job, progress)
+                client.batches.cancel(job.batch.id)
+            raise
     return jobs
 
 
@@ -198,7 +206,7 @@ def _download(client: OpenAI, batch: Batch, folder: Path, console: Console) -> l
 
 def _show(job: Job, rows: list[dict[str, Any]], examples: Path, console: Console) -> None:
     asked = {line["custom_id"]: line["body"]["messages"][-1]["content"] for line in _lines(examples, job.name)}
-    table = Table("custom_id", "asked", "answered", title=f"{job.name}: {job.batch.status}", show_lines=True)
+    table = Table("custom_id", "asked", "answered", title=f"{job.name}: {FILES[job.name]}", show_lines=True)
     for row in rows[:SHOWN_ROWS]:
         table.add_row(str(row["custom_id"]), asked[row["custom_id"]], _answer(row))
     console.print(table)

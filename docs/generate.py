@@ -21,7 +21,8 @@ HEAD = """\
 # Settings
 
 Every setting of every process, read from the environment. Generated from `jobs/settings.py` by `make docs`; do not
-edit. A variable that begins with `PROMPTMILL_` and is not listed here stops the process that reads it.
+edit. A variable that begins with `PROMPTMILL_` and is not listed here stops the process that reads it (the tests' own,
+`PROMPTMILL_TEST_...`, aside).
 """
 
 

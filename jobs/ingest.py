@@ -53,7 +53,9 @@ class Ingest:
         self._engine, self._limits, self._project_id = engine, limits, project_id
         self._sum = _Summary()
         self._sha256 = hashlib.sha256()
-        self._rest = b""
+        # The line that has no end yet, in pieces: a long one is put together once.
+        self._open: list[bytes] = []
+        self._open_bytes = 0
         self._packed: list[bytes] = []
         self._packed_bytes = 0
         self._row_start = pgcopy.row_start(4) + pgcopy.field(self.file_id.encode())
@@ -74,10 +76,13 @@ class Ingest:
             message = f"File is too large. The limit is {self._limits.max_file_bytes} bytes."
             raise PayloadTooLarge(message, param="file", code="file_too_large")
         self._sha256.update(chunk)
-        *complete, self._rest = (self._rest + chunk).split(b"\n")
-        for content in complete:
-            self._line(content, b"\n")
-        self._check_length(self._rest)
+        head, *complete = chunk.split(b"\n")
+        self._open.append(head)
+        self._open_bytes += len(head)
+        self._check_length(self._open_bytes, self._sum.line_no + 1)
+        for following in complete:
+            self._line(self._take_open(), b"\n")
+            self._open, self._open_bytes = [following], len(following)
 
     def finish(self, *, filename: str, purpose: str, expires_after_seconds: int | None) -> str:
         """Make the file visible and return its id. Its bytes are committed.
@@ -86,8 +91,8 @@ class Ingest:
             InvalidRequest: the file holds no request.
             Unavailable: Postgres is away, or the upload took so long that its rows were swept.
         """
-        if self._rest:
-            self._line(self._rest, b"")
+        if self._open_bytes:
+            self._line(self._take_open(), b"")
         if not self._sum.requests:
             message = "Invalid file format for Batch API. Must be .jsonl: the file is empty."
             raise InvalidRequest(message, param="file", code="empty_file")
@@ -110,7 +115,7 @@ class Ingest:
     def _line(self, content: bytes, end: bytes) -> None:
         self._sum.line_no += 1
         self._check_count()
-        self._check_length(content)
+        self._check_length(len(content), self._sum.line_no)
         custom_id = None if lines.is_blank(content) else self._request(content)
         self._pack(custom_id, content, end)
         if self._packed_bytes >= FLUSH_BYTES:
@@ -123,9 +128,13 @@ class Ingest:
             message = f"The file has more than {most} lines."
             raise InvalidRequest(message, param="file", code="too_many_lines")
 
-    def _check_length(self, content: bytes) -> None:
-        if len(content) > self._limits.max_line_bytes:
-            number = self._sum.line_no + (content is self._rest)
+    def _take_open(self) -> bytes:
+        content = self._open[0] if len(self._open) == 1 else b"".join(self._open)
+        self._open, self._open_bytes = [], 0
+        return content
+
+    def _check_length(self, size: int, number: int) -> None:
+        if size > self._limits.max_line_bytes:
             message = f"Line {number} is longer than {self._limits.max_line_bytes} bytes."
             raise InvalidRequest(message, param="file", code="line_too_long")
 
@@ -157,7 +166,7 @@ class Ingest:
 
     def _problem(self, problem: lines.LineProblem) -> None:
         if self._sum.requests == 1 and problem.code == "invalid_json_line":
-            message = "Invalid file format for Batch API. Must be .jsonl: the first line is not valid JSON."
+            message = f"Invalid file format for Batch API. Must be .jsonl. {problem.message}"
             raise InvalidRequest(message, param="file", code="invalid_file_format")
         if len(self._sum.problems) < self._limits.max_reported_lines:
             self._sum.problems.append(problem.at(self._sum.line_no))

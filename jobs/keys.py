@@ -13,11 +13,12 @@ from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from jobs import ids
-from jobs.errors import AuthenticationFailed, NotFound
+from jobs.errors import AuthenticationFailed, InvalidRequest, NotFound
 from jobs.tables import api_keys, projects
 
 PREFIX = "pm"
 DEFAULT_PROJECT = "default"
+MAX_NAME_CHARS = 100
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,14 @@ class KeyInfo:
 
 
 def create(connection: Connection, *, project: str, name: str) -> str:
-    """Make a key for the project, which is made too if it is new. The key is returned once and never again."""
+    """Make a key for the project, which is made too if it is new. The key is returned once and never again.
+
+    Raises:
+        InvalidRequest: a name is empty, too long, or holds control characters.
+    """
+    if not project or not (project + name).isprintable() or max(len(project), len(name)) > MAX_NAME_CHARS:
+        message = f"Names have at most {MAX_NAME_CHARS} printable characters, and a project's at least one."
+        raise InvalidRequest(message)
     project_id = _project_id(connection, project)
     key_id, secret = secrets.token_hex(6), secrets.token_hex(24)
     values = {"id": key_id, "project_id": project_id, "name": name, "secret_hash": _hash(secret)}
@@ -81,12 +89,13 @@ def is_valid(connection: Connection, key: str) -> bool:
     return True
 
 
-def revoke(connection: Connection, key_id: str) -> None:
-    """Make a key useless from the next call on.
+def revoke(connection: Connection, key: str) -> None:
+    """Make a key, or the key with this id, useless from the next call on.
 
     Raises:
         NotFound: there is no such key.
     """
+    key_id = key.removeprefix(f"{PREFIX}_").partition("_")[0]
     statement = update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
     if not connection.execute(statement.values(revoked_at=func.app_now())).rowcount:
         message = f"No API key with id '{key_id}' is in use."

@@ -17,13 +17,13 @@ pack_length = _int32.pack
 
 
 def pieces(rows: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yield a whole COPY in pieces of about `size` bytes; longer parts are passed on uncopied."""
+    """Yield a whole COPY in pieces of `size` to twice `size` bytes: the driver keeps room for the longest."""
     small: list[bytes] = [HEADER]
     small_bytes = 0
     for part in rows:
-        if len(part) >= size:
+        if len(part) > size:
             yield b"".join(small)
-            yield part
+            yield from (part[start : start + size] for start in range(0, len(part), size))
             small, small_bytes = [], 0
             continue
         small.append(part)

@@ -36,6 +36,10 @@ SHORT_LEASES = {
 }
 
 
+# For tests in which no lease may be lost, however slow the machine.
+LONG_LEASES = {"PROMPTMILL_SHARDS__LEASE_SECONDS": "120", "PROMPTMILL_SHARDS__HEARTBEAT_SECONDS": "1"}
+
+
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     """Return as soon as `condition` is true."""
     deadline = time.monotonic() + seconds

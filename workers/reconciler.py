@@ -69,7 +69,7 @@ class Reconciler:
         with db.transaction(self._database) as connection:
             recovered = leases.recover(connection)
         if recovered:
-            log.warning("leases_ended", shards=recovered)
+            log.warning("leases_ended", shard_ids=recovered)
 
     def _settle(self) -> None:
         with db.transaction(self._database) as connection:

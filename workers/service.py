@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def _serve(celery: Celery, runtime: Runtime, threads: int) -> int:
     queues = [dispatch.queue_for(model) for model in runtime.models]
     celery.conf.task_queues = queues
     worker = celery.Worker(
-        hostname=f"{runtime.worker_id}@%h",
+        hostname=f"{runtime.worker_id}@{socket.gethostname()}",
         pool="threads",
         concurrency=threads,
         queues=[queue.name for queue in queues],

@@ -194,6 +194,7 @@ class Supervisor:
         await _unlocked(child.watcher.stop)
         try:
             await self.start(child.program)
+            self._report(f"{child.program.name} is ready again")
         except StartFailed as error:
             self._report(error.message)
             child.ended.set()

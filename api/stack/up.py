@@ -32,6 +32,7 @@ class Address:
     flower_user: str
     flower_password: str
     log_dir: str
+    database_url: str
 
 
 class Stack:
@@ -191,6 +192,7 @@ class Stack:
             flower_user=self._settings.flower.user,
             flower_password=self._flower_password(),
             log_dir=str(self._logs),
+            database_url=self._database_url(),
         )
 
     @contextmanager

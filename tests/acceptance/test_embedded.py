@@ -18,7 +18,7 @@ import psutil
 import pytest
 import services
 from conftest import ROOT
-from openai import OpenAI
+from openai import AuthenticationError, OpenAI
 from payloads import numbered, parse
 
 from api.stack import up
@@ -101,12 +101,13 @@ def test_the_demo_runs_twice_and_leaves_nothing_behind(home: Path, tmp_path: Pat
         assert run.popen.wait(300) == 0, run.output()
         print(f"\ndemo, turn {turn + 1}: {time.monotonic() - started:.0f} s")
         services.wait_until(lambda family=family: gone(family), "everything is stopped", 10)  # type: ignore[misc]
+    check_secrets(home, json.loads((home / "credentials.json").read_text()))
     for name in ("reviews", "translate"):
         asked = parse((ROOT / "examples" / f"{name}.jsonl").read_bytes())
         answered = parse((tmp_path / name / "output.jsonl").read_bytes())
         assert len(asked) >= 60
         assert [row["custom_id"] for row in answered] == [row["custom_id"] for row in asked]
-        assert f"{name}: completed" in run.output()
+        assert f"{name}: output in" in run.output()
     for row in parse((tmp_path / "reviews" / "output.jsonl").read_bytes()):
         choice = row["response"]["body"]["choices"][0]
         if choice["finish_reason"] == "stop":
@@ -126,7 +127,7 @@ def test_up_shows_the_key_and_the_queue_and_stops_in_order(home: Path) -> None:
         assert run.stop(signal.SIGINT) == 0, run.output()
         assert gone(family)
     assert up.running_stack(home) is None
-    check_secrets(home, address)
+    check_secrets(home, {"api_key": address.api_key, "flower": address.flower_password})
     with running(home) as (_, again):
         assert again.api_key == address.api_key
         client = OpenAI(base_url=again.base_url, api_key=again.api_key)
@@ -151,12 +152,60 @@ def check_flower(address: up.Address, batch_id: str) -> None:
         assert "done" in task["result"]
 
 
-def check_secrets(home: Path, address: up.Address) -> None:
-    """Secrets are in files that only their owner may read, and in no log."""
+def check_secrets(home: Path, secrets: dict[str, str]) -> None:
+    """Secrets are in one file that only its owner may read (Valkey's own in its configuration), and in no log."""
+    assert home.stat().st_mode & 0o077 == 0
     for path in home.rglob("*"):
-        if path.is_file() and "postgres" not in path.parts:
-            secret = any(word.encode() in path.read_bytes() for word in (address.api_key, address.flower_password))
-            assert not secret or (path.name in ("credentials.json",) and path.stat().st_mode & 0o077 == 0), path
+        if path.is_file() and "postgres" not in path.parts and path.name not in ("credentials.json", "valkey.conf"):
+            content = path.read_bytes()
+            assert not [name for name, secret in secrets.items() if secret.encode() in content], path
+    assert (home / "credentials.json").stat().st_mode & 0o077 == 0
+    assert (home / "valkey" / "valkey.conf").stat().st_mode & 0o077 == 0
+
+
+def test_ctrl_c_stops_the_demo_and_everything_it_started(home: Path) -> None:
+    run = Run("demo", env=environment(home))
+    services.wait_until(lambda: up.running_stack(home), "the stack is up")
+    family = run.family()
+    assert len(family) > 6
+    assert run.stop(signal.SIGINT) == 130, run.output()
+    services.wait_until(lambda: gone(family), "everything is stopped", 10)
+
+
+def test_keys_are_made_listed_and_revoked(home: Path) -> None:
+    with running(home) as (_, address):
+
+        def keys(*arguments: str) -> str:
+            command = promptmill("keys", *arguments)
+            env = {**os.environ, "PROMPTMILL_DATA_DIR": str(home), "COLUMNS": "200"}
+            return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+
+        key = keys("create", "--project", "mine", "--name", "[/x]").strip()
+        client = OpenAI(base_url=address.base_url, api_key=key, max_retries=0)
+        assert client.files.list().data == []
+        listed = keys("list")
+        assert key.split("_")[1] in listed
+        assert "[/x]" in listed
+        assert key.split("_")[2] not in listed
+        assert "Revoked" in keys("revoke", key)
+        with pytest.raises(AuthenticationError):
+            client.files.list()
+
+
+def test_a_database_that_is_away_is_named(home: Path) -> None:
+    port = free_port()
+    env = environment(home, PROMPTMILL_DATABASE_URL=f"postgresql://127.0.0.1:{port}/x")
+    for arguments in (("keys", "list"), ("migrate",)):
+        run = Run(*arguments, env=env)
+        assert run.popen.wait(60) == 1
+        assert str(port) in run.output()
+        assert "Traceback" not in run.output()
+
+
+def test_flower_does_not_start_without_a_password() -> None:
+    run = Run("flower", env=dict(os.environ))
+    assert run.popen.wait(60) == 1
+    assert "PROMPTMILL_FLOWER__PASSWORD" in run.output()
 
 
 def test_nothing_outlives_a_killed_supervisor(home: Path) -> None:
@@ -165,9 +214,8 @@ def test_nothing_outlives_a_killed_supervisor(home: Path) -> None:
         assert {"postgres", "valkey-server"} <= {process.name() for process in family}
         assert run.stop(signal.SIGKILL) == -signal.SIGKILL
         services.wait_until(lambda: gone(family), f"orphans: {family}", 20)
-    assert up.running_stack(home) is None
-    with running(home):
-        pass
+    with running(home) as (_, address):
+        assert OpenAI(base_url=address.base_url, api_key=address.api_key, max_retries=0).models.list().data
 
 
 def test_a_worker_that_dies_is_started_again(home: Path) -> None:
@@ -204,9 +252,12 @@ def test_a_data_directory_is_for_one_stack(home: Path) -> None:
 def test_a_program_that_does_not_start_stops_everything(home: Path) -> None:
     run = Run("up", env=environment(home, PROMPTMILL_WORKER__LLAMACPP__MODEL_PATH="/no/such/model.gguf"))
     family: list[psutil.Process] = []
-    while run.popen.poll() is None:
-        family += run.family()
-        time.sleep(0.1)
+
+    def ended() -> bool:
+        family.extend(run.family())
+        return run.popen.poll() is not None
+
+    services.wait_until(ended, "it gives up")
     assert run.popen.returncode == 1
     assert "/no/such/model.gguf" in run.output()
     assert "worker.log" in run.output()

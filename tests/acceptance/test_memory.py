@@ -33,6 +33,19 @@ def test_an_upload_and_a_download_of_200_megabytes_take_little_memory(stack: ser
     assert peak.peak - peak.idle < LIMIT_BYTES
 
 
+def test_long_lines_take_little_memory_too(stack: services.Stack) -> None:
+    process = stack.api()
+    user = User(stack)
+    user.sdk.files.delete(user.sdk.files.create(file=("a", numbered(10)), purpose="batch").id)
+    data = numbered(6, lambda _: "x" * 19_900_000)
+    with Peak(process.popen.pid) as peak:
+        file = user.sdk.files.create(file=("big.jsonl", data), purpose="batch")
+        downloaded = b"".join(pieces(user, file.id))
+    assert downloaded == data
+    print(f"\nAPI memory above idle: {(peak.peak - peak.idle) / 1e6:.1f} MB for 6 lines of 20 MB")
+    assert peak.peak - peak.idle < LIMIT_BYTES
+
+
 def pieces(user: User, file_id: str) -> Iterator[bytes]:
     with user.sdk.files.with_streaming_response.content(file_id) as response:
         yield from response.iter_bytes()

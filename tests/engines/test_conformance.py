@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -122,9 +123,14 @@ def test_a_cancelled_request_leaves_room_for_the_next(subject: Subject) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(task.cancelled() for task in tasks), "they were still running"
 
+    started = time.monotonic()
     subject.do(cancel)
+    cancelled = time.monotonic() - started
     assert subject.chat()["choices"]
+    # The longest answer of the real one takes several seconds, the scripted ones a minute.
+    assert cancelled < 5
 
 
 def test_a_request_that_is_refused_does_not_disturb_others(subject: Subject) -> None:
@@ -282,8 +288,11 @@ def test_a_schema_without_sense_fails_alone(real: Subject) -> None:
 
 def test_a_prompt_beyond_the_context_fails_with_its_numbers(real: Subject) -> None:
     error = real.rejection(text="word " * 3000)
-    assert error.code == "context_length_exceeded"
+    assert (error.code, error.param) == ("context_length_exceeded", "messages")
     assert "512" in error.message
+    with pytest.raises(RequestRejected) as caught:
+        real.ask(COMPLETIONS, prompt="word " * 3000)
+    assert caught.value.param == "prompt"
 
 
 def test_null_means_default(real: Subject) -> None:

@@ -1,6 +1,7 @@
 """F43: Postgres is stopped hard in the middle of a batch and comes back. Nothing that was answered for is lost."""
 
 import signal
+import time
 from pathlib import Path
 
 import invariants
@@ -30,11 +31,15 @@ def test_a_batch_goes_on_after_an_immediate_shutdown(servers: services.Servers, 
             stack.reconciler()
             stack.worker()
             user = User(stack)
-            batch = user.submit(numbered(1_500, lambda number: f"SLEEP 0.4 {number}"))
+            batch = user.submit(numbered(1_500, lambda number: f"SLEEP 1 {number}"))
             user.wait_for(batch.id, lambda batch: done(batch) >= 200)
             server.signal(signal.SIGQUIT)
             server.popen.wait()
+            stopped_at = time.monotonic()
             server = services.Process.start(program, tmp_path / "postgres.log")
+            services.wait_until(lambda: user.batch(batch.id), "the API answers again", 20)
+            assert done(user.batch(batch.id)) < 1_500, "it was in the middle"
+            assert time.monotonic() - stopped_at < 60
             batch = user.wait(batch.id)
             assert batch.status == "completed"
             assert set(user.results(batch)) == {f"row-{number}" for number in range(1_500)}

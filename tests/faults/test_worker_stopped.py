@@ -24,7 +24,6 @@ def test_a_worker_that_wakes_after_its_lease_changes_nothing(checked: services.S
     sleeper = checked.worker()
     batch = user.submit(numbered(400, lambda number: f"SLEEP 2 {number}"))
     services.wait_until(lambda: reasons(checked), "it runs")
-    time.sleep(0.5)
     sleeper.signal(signal.SIGSTOP)
     checked.worker()
     services.wait_until(lambda: "lost" in reasons(checked), "the lease ends")
@@ -39,8 +38,8 @@ def test_a_drained_worker_gives_back_what_it_has_not_started(checked: services.S
     checked.api()
     checked.reconciler()
     user = User(checked)
-    first = checked.worker()
-    batch = user.submit(numbered(2_000, lambda number: f"SLEEP 0.5 {number}"))
+    first = checked.worker(**services.LONG_LEASES)
+    batch = user.submit(numbered(2_000, lambda number: f"SLEEP 1 {number}"))
     user.wait_for(batch.id, lambda batch: done(batch) > 0)
     started = time.monotonic()
     assert first.stop() == 0, first.tail()
@@ -70,4 +69,4 @@ def test_an_idle_worker_stops_at_once(checked: services.Stack) -> None:
     worker = checked.worker()
     started = time.monotonic()
     assert worker.stop() == 0, worker.tail()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 25

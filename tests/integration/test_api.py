@@ -1,16 +1,20 @@
 """The HTTP surface, in process: shapes of objects and errors, tenancy, paging."""
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import services
+import structlog
 from payloads import CHAT, jsonl, numbered, parse, request
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.stack.program import free_port
-from jobs import db, keys
+from jobs import db, keys, telemetry
 from jobs.settings import Settings
 
 BATCH_FIELDS = {
@@ -36,7 +40,7 @@ class Client:
     """A project's client."""
 
     def __init__(self, http: TestClient, key: str) -> None:
-        self.http, self.headers = http, {"authorization": f"Bearer {key}"}
+        self.http, self.key, self.headers = http, key, {"authorization": f"Bearer {key}"}
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         return self.http.request(method, path, headers=self.headers, **options)
@@ -56,13 +60,18 @@ class Client:
         return str(self.create(input_file_id=self.file_id()).json()["id"])
 
 
-@pytest.fixture
-def http(domain: Any, database_url: str, servers: services.Servers) -> Iterator[TestClient]:
-    settings = Settings(database_url=database_url, redis_url=servers.redis_url)
-    app = create_app(settings)
+@contextlib.contextmanager
+def serving(database_url: str, servers: services.Servers, **settings: Any) -> Iterator[TestClient]:
+    app = create_app(Settings(database_url=SecretStr(database_url), redis_url=SecretStr(servers.redis_url), **settings))
     with TestClient(app) as client:
         yield client
     app.state.context.database.dispose()
+
+
+@pytest.fixture
+def http(domain: Any, database_url: str, servers: services.Servers) -> Iterator[TestClient]:
+    with serving(database_url, servers) as client:
+        yield client
 
 
 @pytest.fixture
@@ -318,20 +327,14 @@ def test_an_unknown_url_has_the_shape_of_an_error(client: Client) -> None:
 
 
 def test_a_database_that_is_away_is_a_503_that_may_be_retried(servers: services.Servers) -> None:
-    settings = Settings(
-        database_url=f"postgresql://127.0.0.1:{free_port()}/x",
-        redis_url=servers.redis_url,
-    )
-    with TestClient(create_app(settings)) as client:
+    with serving(f"postgresql://127.0.0.1:{free_port()}/x", servers) as client:
         assert client.get("/healthz").status_code == 200
         refused = client.get("/readyz")
         assert error(refused) == (503, None, "service_unavailable")
         assert refused.headers["retry-after"] == "5"
 
 
-def test_a_bug_is_a_500_without_its_words(
-    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bug_is_a_500_without_its_words(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("CANARY")
 
@@ -339,3 +342,39 @@ def test_a_bug_is_a_500_without_its_words(
     refused = client.call("GET", "/v1/files/file-x")
     assert error(refused)[0] == 500
     assert "CANARY" not in refused.text
+
+
+def test_the_log_has_no_words_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    telemetry.configure("info", "test")
+    try:
+        raise RuntimeError("CANARY") from ValueError("CANARY")
+    except RuntimeError:
+        telemetry.get_logger("test").exception("broken")
+    finally:
+        root.handlers[:], _ = before
+        root.setLevel(before[1])
+        logging.captureWarnings(capture=False)
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+    logged = capsys.readouterr().err
+    assert "RuntimeError" in logged
+    assert "ValueError" in logged
+    assert "CANARY" not in logged
+
+
+def test_a_large_body_is_refused_before_it_is_read(http: TestClient) -> None:
+    refused = http.post("/v1/batches", content=b'{"metadata": "' + b"x" * 2_000_000 + b'"}')
+    assert error(refused)[0] == 413
+
+
+def test_partial_output_is_shown_when_the_setting_says_so(
+    domain: Any, client: Client, database_url: str, servers: services.Servers
+) -> None:
+    batch_id = client.batch_id()
+    domain.write(domain.claim(domain.shards(batch_id)[0].id), [2])
+    with serving(database_url, servers, api={"show_partial_output": True}) as http:
+        batch = Client(http, client.key).call("GET", f"/v1/batches/{batch_id}").json()
+    assert batch["output_file_id"] == f"file-{batch_id.removeprefix('batch_')}-output"
+    assert batch["error_file_id"] is None

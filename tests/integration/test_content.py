@@ -1,3 +1,5 @@
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -26,6 +28,33 @@ def test_no_transaction_is_open_between_pages(domain: Any, monkeypatch: pytest.M
     busy = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
     services.wait_until(lambda: not domain.execute(busy), "the page that is read ahead is read", 5)
     stream.close()
+    no_reader_left()
+
+
+def no_reader_left() -> None:
+    """Wait for the page that is read ahead; its connection goes back to the pool."""
+    names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731
+    services.wait_until(lambda: not any(name.startswith("content") for name in names()), "readers end", 10)
+
+
+def test_a_client_that_leaves_waits_for_nothing(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing runs on the API's event loop."""
+    monkeypatch.setattr("jobs.content.PAGE_LINES", 2)
+    read_page, held = content._read_page, threading.Event()
+
+    def slow(*arguments: Any) -> tuple[bytes, int]:
+        if arguments[2]:
+            held.wait(30)
+        return read_page(*arguments)
+
+    monkeypatch.setattr("jobs.content._read_page", slow)
+    stream = content.stream(domain.engine, content.Source(domain.upload(jsonl(request(f"r{n}") for n in range(10)))))
+    next(stream)
+    started = time.monotonic()
+    stream.close()
+    assert time.monotonic() - started < 10
+    held.set()
+    no_reader_left()
 
 
 def test_a_file_without_lines_is_empty(domain: Any) -> None:

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from payloads import jsonl, numbered, request
 
-from jobs import content, files
-from jobs.errors import InvalidRequest, PayloadTooLarge
+from jobs import content, db, files, retention
+from jobs.errors import InvalidRequest, PayloadTooLarge, Unavailable
 from jobs.ingest import Ingest
 
 
@@ -123,6 +123,35 @@ def test_what_is_no_jsonl_is_refused_at_once(domain: Any, data: bytes, limits: d
     assert (caught.value.code, caught.value.param) == (code, "file")
     assert domain.execute("SELECT FROM files") == []
     assert domain.execute("SELECT FROM lines") == []
+
+
+def test_blank_lines_are_bounded(domain: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        domain.upload(b"\n" * 1_100, limits={"max_requests": 1})
+    assert caught.value.code == "too_many_lines"
+
+
+def test_an_abandoned_upload_is_swept(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.ingest.FLUSH_BYTES", 100)
+    ingest = Ingest(domain.engine, domain.settings.limits, domain.project_id)
+    ingest.feed(numbered(20))
+    ingest._settle()
+    domain.execute("UPDATE files SET created_at = app_now() - interval '2 hours'")
+    with db.transaction(domain.engine) as connection:
+        assert retention.sweep_file(connection, unfinished_seconds=3_600)
+    assert domain.execute("SELECT FROM lines") == []
+    with pytest.raises(Unavailable, match="took too long"):
+        ingest.finish(filename="a", purpose="batch", expires_after_seconds=None)
+    ingest.discard()
+    assert domain.execute("SELECT FROM lines") == []
+
+
+def test_a_block_that_cannot_be_written_fails_the_upload(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.ingest.FLUSH_BYTES", 100)
+    monkeypatch.setattr("jobs.ingest.COPY_LINES", "COPY nowhere FROM STDIN")
+    with pytest.raises(Exception, match="nowhere"):
+        domain.upload(numbered(50))
+    assert domain.execute("SELECT FROM files") == []
 
 
 def test_a_line_too_long_is_named(domain: Any) -> None:

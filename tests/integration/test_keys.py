@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from jobs import db, keys
-from jobs.errors import AuthenticationFailed, NotFound
+from jobs.errors import AuthenticationFailed, InvalidRequest, NotFound
 
 
 def test_a_key_opens_its_project_until_it_is_revoked(domain: Any) -> None:
@@ -35,6 +35,12 @@ def test_what_is_no_key_opens_nothing(domain: Any) -> None:
         ):
             with pytest.raises(AuthenticationFailed):
                 keys.authenticate(connection, wrong)
+
+
+@pytest.mark.parametrize(("project", "name"), [("", "x"), ("a\nb", ""), ("a", "\x1b[31m"), ("a" * 101, "")])
+def test_names_are_checked(domain: Any, project: str, name: str) -> None:
+    with pytest.raises(InvalidRequest), db.transaction(domain.engine) as connection:
+        keys.create(connection, project=project, name=name)
 
 
 def test_the_secret_is_not_stored(domain: Any) -> None:

@@ -50,7 +50,6 @@ class LlamaCppEngine:
     def __init__(self, settings: LlamaCpp, *, stall_seconds: float) -> None:
         self._settings = settings
         self._progress = ProgressWatch(stall_seconds)
-        self._folder = Path(tempfile.mkdtemp(prefix="promptmill-llama-"))
         self._turns = asyncio.Semaphore(settings.parallel_requests + QUEUED_IN_ENGINE)
 
     async def start(self) -> None:
@@ -58,9 +57,11 @@ class LlamaCppEngine:
         if not path.is_file():
             message = f"There is no model at {path}. PROMPTMILL_WORKER__LLAMACPP__MODEL_PATH names one."
             raise ConfigurationError(message)
+        self._folder = Path(tempfile.mkdtemp(prefix="promptmill-llama-"))
         try:
             self._server: Any = await asyncio.to_thread(self._load, path)
         except (RuntimeError, ValueError) as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
             message = f"llama.cpp cannot load {path}: {error}"
             raise ConfigurationError(message) from error
         transport = httpx2.AsyncHTTPTransport(uds=str(self._socket))
@@ -120,7 +121,7 @@ class LlamaCppEngine:
                 raise EngineFatal from error
         answer: Body = response.json()
         if "error" in answer:
-            raise _rejection(answer["error"])
+            raise _rejection(answer["error"], "messages" if endpoint == CHAT else "prompt")
         return answer
 
     def healthy(self) -> bool:
@@ -198,13 +199,13 @@ def _completion_format(form: Body) -> Body:
     return {"json_schema": form["json_schema"]["schema"] if form["type"] == "json_schema" else {"type": "object"}}
 
 
-def _rejection(error: Body) -> RequestRejected:
+def _rejection(error: Body, prompt: str) -> RequestRejected:
     code = "context_length_exceeded" if error.get("type") == _CONTEXT_ERROR else "invalid_value"
     if code == "context_length_exceeded":
         message = (
             f"This model's context is {error.get('n_ctx')} tokens, but the prompt has {error.get('n_prompt_tokens')}."
         )
-        return RequestRejected(message, code=code, param="messages")
+        return RequestRejected(message, code=code, param=prompt)
     # The engine's words may quote the prompt's template, never another client's text.
     return RequestRejected(str(error.get("message")), status_code=400, code=code)
 
