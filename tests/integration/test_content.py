@@ -33,8 +33,11 @@ def test_no_transaction_is_open_between_pages(domain: Any, monkeypatch: pytest.M
 
 def no_reader_left() -> None:
     """Wait for the page that is read ahead; its connection goes back to the pool."""
-    names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731
-    services.wait_until(lambda: not any(name.startswith("content") for name in names()), "readers end", 10)
+
+    def ended() -> bool:
+        return not any(thread.name.startswith("content") for thread in threading.enumerate())
+
+    services.wait_until(ended, "readers end", 10)
 
 
 def test_a_client_that_leaves_waits_for_nothing(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
