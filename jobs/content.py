@@ -15,7 +15,8 @@ from jobs import db, pgcopy
 
 # Two pages in memory at a time.
 PAGE_BYTES = 4_000_000
-PAGE_LINES = 8_192
+# Lines that are looked at for a page: twice as many as the last one took, between these.
+MIN_PAGE_LINES, MAX_PAGE_LINES = 256, 16_384
 
 # `before` counts the bytes of the page's earlier lines without reading them (octet_length needs no decompression),
 # so that a page stays small however long its lines are.
@@ -44,13 +45,22 @@ class Source:
             return _LINES.format(sql.Literal(self.file_id))
         return _RESULTS.format(sql.Literal(self.batch_id), sql.Literal(self.is_error))
 
-    def page(self, after: int) -> sql.Composed:
+    def page(self, after: int, most_lines: int) -> sql.Composed:
         return _PAGE.format(
             source=self._sql(),
             after=sql.Literal(after),
-            page_lines=sql.Literal(PAGE_LINES),
+            page_lines=sql.Literal(most_lines),
             page_bytes=sql.Literal(PAGE_BYTES),
         )
+
+
+@dataclass(frozen=True)
+class Page:
+    """A run of lines. `last_line` and `lines` say where it ends and how many it has."""
+
+    content: bytes = b""
+    last_line: int = 0
+    lines: int = MIN_PAGE_LINES
 
 
 def stream(engine: Engine, source: Source) -> Generator[bytes]:
@@ -61,31 +71,31 @@ def stream(engine: Engine, source: Source) -> Generator[bytes]:
     """
     reader = ThreadPoolExecutor(1, thread_name_prefix="content")
     try:
-        upcoming = reader.submit(_read_page, engine, source, 0)
-        while True:
-            page, after = upcoming.result()
-            if not page:
-                return
-            if len(page) > 2 * PAGE_BYTES:
+        page = _read_page(engine, source, Page())
+        while page.content:
+            if len(page.content) > 2 * PAGE_BYTES:
                 # One line that long is enough to hold.
-                yield page
-                page = b""
+                yield page.content
+                page = _read_page(engine, source, Page(b"", page.last_line))
+                continue
             # Read ahead while the client takes this one.
-            upcoming = reader.submit(_read_page, engine, source, after)
-            if page:
-                yield page
+            upcoming = reader.submit(_read_page, engine, source, page)
+            yield page.content
+            page = upcoming.result()
     finally:
         # Without waiting: a client that leaves closes this on the event loop.
         reader.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_page(engine: Engine, source: Source, after: int) -> tuple[bytes, int]:
+def _read_page(engine: Engine, source: Source, before: Page) -> Page:
+    most_lines = min(max(2 * before.lines, MIN_PAGE_LINES), MAX_PAGE_LINES)
     with db.transaction(engine) as connection:
-        rows = list(pgcopy.unpack(memoryview(_copy_out(db.driver(connection), source.page(after)))))
-    for line_no, _ in rows[-1:]:
-        assert line_no is not None
-        after = int.from_bytes(line_no, "big")
-    return b"".join(content for _, content in rows if content), after
+        copied = _copy_out(db.driver(connection), source.page(before.last_line, most_lines))
+    rows = list(pgcopy.unpack(memoryview(copied)))
+    if not rows or (last_line := rows[-1][0]) is None:
+        return Page()
+    content = b"".join(content for _, content in rows if content)
+    return Page(content, int.from_bytes(last_line, "big"), len(rows))
 
 
 def _copy_out(connection: psycopg.Connection[object], statement: sql.Composed) -> bytes:

@@ -51,19 +51,31 @@ async def make(name: str) -> Engine:
     return engines.make(SETTINGS[name])
 
 
-@pytest.fixture(scope="module", params=list(SETTINGS))
-def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    made = Subject(request.param)
-    yield made
-    made.do(made.engine.stop)
-    made.loop.close()
+@pytest.fixture(scope="module")
+def subjects() -> Iterator[Callable[[str], Subject]]:
+    """Give each engine by its name, started once."""
+    made: dict[str, Subject] = {}
+
+    def get(name: str) -> Subject:
+        if name not in made:
+            made[name] = Subject(name)
+        return made[name]
+
+    yield get
+    for subject in made.values():
+        subject.do(subject.engine.stop)
+        subject.loop.close()
 
 
-@pytest.fixture
-def real(subject: Subject) -> Subject:
-    if not subject.is_real:
-        pytest.skip("a scripted engine has no model")
-    return subject
+@pytest.fixture(params=list(SETTINGS))
+def subject(request: pytest.FixtureRequest, subjects: Callable[[str], Subject]) -> Subject:
+    return subjects(request.param)
+
+
+@pytest.fixture(params=[name for name in SETTINGS if name != "scripted"])
+def real(request: pytest.FixtureRequest, subjects: Callable[[str], Subject]) -> Subject:
+    """An engine with a model."""
+    return subjects(request.param)
 
 
 def content(body: Body, choice: int = 0) -> str:
@@ -116,10 +128,10 @@ def test_an_idle_engine_is_healthy(subject: Subject) -> None:
 
 def test_a_cancelled_request_leaves_room_for_the_next(subject: Subject) -> None:
     async def cancel() -> None:
-        text = "SLEEP 60" if not subject.is_real else "Count to one million."
+        text = "SLEEP 60" if not subject.is_real else "Tell me a very long story."
         body = {"model": subject.model, "messages": [{"role": "user", "content": text}]}
         tasks = [asyncio.create_task(subject.engine.run(CHAT, body)) for _ in range(subject.engine.capacity())]
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

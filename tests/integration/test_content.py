@@ -11,7 +11,7 @@ from jobs import content
 
 def test_pages_are_small_however_long_the_lines_are(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.content.PAGE_BYTES", 10_000)
-    monkeypatch.setattr("jobs.content.PAGE_LINES", 50)
+    monkeypatch.setattr("jobs.content.MAX_PAGE_LINES", 50)
     sizes = [10] * 120 + [30_000, 30_000, 10] + [9_000] * 5 + [10] * 60
     data = jsonl(request(f"r{number}", "x" * size) for number, size in enumerate(sizes))
     pages = list(content.stream(domain.engine, content.Source(domain.upload(data))))
@@ -21,7 +21,7 @@ def test_pages_are_small_however_long_the_lines_are(domain: Any, monkeypatch: py
 
 
 def test_no_transaction_is_open_between_pages(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.content.PAGE_LINES", 2)
+    monkeypatch.setattr("jobs.content.MAX_PAGE_LINES", 2)
     data = jsonl(request(f"r{number}") for number in range(10))
     stream = content.stream(domain.engine, content.Source(domain.upload(data)))
     next(stream)
@@ -42,11 +42,11 @@ def no_reader_left() -> None:
 
 def test_a_client_that_leaves_waits_for_nothing(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing runs on the API's event loop."""
-    monkeypatch.setattr("jobs.content.PAGE_LINES", 2)
+    monkeypatch.setattr("jobs.content.MAX_PAGE_LINES", 2)
     read_page, held = content._read_page, threading.Event()
 
-    def slow(*arguments: Any) -> tuple[bytes, int]:
-        if arguments[2]:
+    def slow(*arguments: Any) -> content.Page:
+        if arguments[2].last_line:
             held.wait(30)
         return read_page(*arguments)
 

@@ -1,6 +1,6 @@
 import os
 import subprocess
-from itertools import pairwise, product
+from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
@@ -44,10 +44,8 @@ def test_two_at_once_do_not_collide(servers: services.Servers) -> None:
         assert [process.wait() for process in processes] == [0, 0]
 
 
-@pytest.mark.parametrize(("before", "after"), list(product(BatchStatus, BatchStatus)))
+@pytest.mark.parametrize(("before", "after"), list(permutations(BatchStatus, 2)))
 def test_the_trigger_allows_the_batch_transitions_of_the_code(domain: Any, before: str, after: str) -> None:
-    if before == after:
-        pytest.skip("not a transition")
     times = {status: f"{status}_at" for status in ("completed", "failed", "expired", "cancelled")}
     domain.execute(
         "INSERT INTO batches (id, project_id, input_file_id, endpoint, completion_window, status"
@@ -78,10 +76,8 @@ def _shortest_path(target: ShardState) -> list[ShardState]:
     }[target]
 
 
-@pytest.mark.parametrize(("before", "after"), list(product(ShardState, ShardState)))
+@pytest.mark.parametrize(("before", "after"), list(permutations(ShardState, 2)))
 def test_the_trigger_allows_the_shard_transitions_of_the_code(domain: Any, before: Any, after: Any) -> None:
-    if before == after:
-        pytest.skip("not a transition")
     batch_id = domain.new_batch(1)
 
     def move(state: ShardState) -> None:
