@@ -25,6 +25,7 @@ def check(asked: BatchCreate) -> NewBatch:
         InvalidRequest: a parameter is out of bounds; it is named.
     """
     life = asked.output_expires_after
+    _unicode("input_file_id", asked.input_file_id)
     _one_of("endpoint", asked.endpoint, BATCH_ENDPOINTS)
     _one_of("completion_window", asked.completion_window, COMPLETION_WINDOWS)
     return NewBatch(
@@ -34,6 +35,15 @@ def check(asked: BatchCreate) -> NewBatch:
         metadata=None if asked.metadata is None else _metadata(asked.metadata),
         output_expires_after_seconds=life.seconds if life else None,
     )
+
+
+def _unicode(param: str, text: str) -> None:
+    """JSON can spell half a surrogate pair; it can be neither stored nor sent back."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"Invalid '{param}': not valid Unicode."
+        raise InvalidRequest(message, param=param, code="invalid_value") from None
 
 
 def _one_of(param: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -47,11 +57,7 @@ def _metadata(metadata: dict[str, Any]) -> dict[str, str]:
     if len(metadata) > MAX_PAIRS:
         message = f"Invalid 'metadata': too many properties. Expected at most {MAX_PAIRS}, but got {len(metadata)}."
         raise InvalidRequest(message, param="metadata", code="object_above_max_properties")
-    try:
-        json.dumps(metadata, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        message = "Invalid 'metadata': not valid Unicode."
-        raise InvalidRequest(message, param="metadata", code="invalid_value") from None
+    _unicode("metadata", json.dumps(metadata, ensure_ascii=False))
     for key, value in metadata.items():
         _pair(key, value)
     return metadata

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
-from jobs import db, keys
+from jobs import db, idempotency, keys
 from jobs.dispatch import Dispatcher
 from jobs.errors import AuthenticationFailed
+from jobs.idempotency import Call
 from jobs.keys import Caller
 from jobs.settings import Settings
 
@@ -56,3 +57,17 @@ async def _caller(request: Request, context: Here) -> Caller:
 
 
 Authenticated = Annotated[Caller, Depends(_caller)]
+
+
+async def _call(
+    request: Request,
+    caller: Authenticated,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=idempotency.MAX_KEY_CHARS)] = None,
+    x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Call:
+    """Return whether the call that creates something may have been made before."""
+    is_retry = (x_stainless_retry_count or "0") != "0"
+    return Call(caller, request.url.path, key=idempotency_key, is_retry=is_retry)
+
+
+Repeatable = Annotated[Call, Depends(_call)]

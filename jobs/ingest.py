@@ -11,11 +11,13 @@ import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
-from sqlalchemy import Engine, delete, func, insert, update
+from sqlalchemy import Connection, Engine, delete, func, insert, update
 
-from jobs import db, ids, lines, pgcopy
+from jobs import db, idempotency, ids, lines, pgcopy
 from jobs.errors import InvalidRequest, PayloadTooLarge, Unavailable
+from jobs.idempotency import Call
 from jobs.protocol import BatchError
 from jobs.settings import Limits
 from jobs.tables import files
@@ -84,11 +86,14 @@ class Ingest:
             self._line(self._take_open(), b"\n")
             self._open, self._open_bytes = [following], len(following)
 
-    def finish(self, *, filename: str, purpose: str, expires_after_seconds: int | None) -> str:
-        """Make the file visible and return its id. Its bytes are committed.
+    def finish(self, call: Call, *, filename: str, purpose: str, expires_after_seconds: int | None) -> str:
+        """Make the file visible and return its id; of a call that was made before, return the file that it made.
+
+        Its bytes are committed.
 
         Raises:
             InvalidRequest: the file holds no request.
+            StateConflict: the Idempotency-Key was used for another file.
             Unavailable: Postgres is away, or the upload took so long that its rows were swept.
         """
         if self._open_bytes:
@@ -99,8 +104,14 @@ class Ingest:
         self._flush()
         self._settle()
         self._writer.shutdown()
-        self._publish(filename, purpose, expires_after_seconds)
-        return self.file_id
+        asked = f"{filename}\n{purpose}\n{expires_after_seconds}".encode()
+        fingerprint = hashlib.sha256(self._sha256.digest() + asked).digest()
+        with db.transaction(self._engine) as connection:
+            publish = partial(self._publish, connection, filename, purpose, expires_after_seconds)
+            file_id, is_new = idempotency.once(connection, call, fingerprint, publish)
+        if not is_new:
+            self.discard()
+        return file_id
 
     def discard(self) -> None:
         """Remove what was written. Does nothing after `finish`."""
@@ -208,7 +219,7 @@ class Ingest:
                     copy.write(piece)
         self._begun = True
 
-    def _publish(self, filename: str, purpose: str, expires_after_seconds: int | None) -> None:
+    def _publish(self, connection: Connection, filename: str, purpose: str, expires_after_seconds: int | None) -> str:
         expires = timedelta(seconds=expires_after_seconds) if expires_after_seconds else None
         statement = (
             update(files)
@@ -227,7 +238,7 @@ class Ingest:
                 expires_at=None if expires is None else func.app_now() + expires,
             )
         )
-        with db.transaction(self._engine) as connection:
-            if not connection.execute(statement).rowcount:
-                message = "The upload took too long and was given up. Please try again."
-                raise Unavailable(message)
+        if not connection.execute(statement).rowcount:
+            message = "The upload took too long and was given up. Please try again."
+            raise Unavailable(message)
+        return self.file_id

@@ -1,6 +1,6 @@
 """The tables, as SQLAlchemy sees them. `migrations/` makes them; a test holds the two together.
 
-    projects ─ api_keys
+    projects ─ api_keys, calls
         └ files ─ lines                    a file is its lines, byte for byte
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
@@ -256,6 +256,18 @@ results = Table(
     # The whole line of the output or error file, with its line end.
     Column("content", BYTEA, nullable=False),
     _moment("created_at", required=True),
+)
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("project_id", Text, ForeignKey("projects.id"), primary_key=True),
+    # An Idempotency-Key, or what stands in for it when the SDK repeats a call without one.
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("object_id", Text, nullable=False),
+    _moment("created_at", required=True),
+    Index("calls_are_forgotten", "created_at"),
 )
 
 workers = Table(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import db, dispatch, leases, lifecycle, retention, telemetry
+from jobs import db, dispatch, idempotency, leases, lifecycle, retention, telemetry
 from jobs.settings import Settings
 
 log = telemetry.get_logger(__name__)
@@ -44,7 +44,7 @@ class Reconciler:
         """Do everything that is due, unless another reconciler is at it; return whether this one was."""
         with self._alone() as alone:
             if alone:
-                for step in (self._recover, self._settle, self._hint, self._sweep_files):
+                for step in (self._recover, self._settle, self._hint, self._sweep_files, self._forget_calls):
                     self._attempt(step)
             return alone
 
@@ -89,6 +89,10 @@ class Reconciler:
     def _hint(self) -> None:
         if sent := self._dispatcher.hint_overdue(self._settings.reconciler.hint_seconds):
             log.info("hints_sent", shards=sent)
+
+    def _forget_calls(self) -> None:
+        with db.transaction(self._database) as connection:
+            idempotency.forget(connection)
 
     def _sweep_files(self) -> None:
         swept = 0

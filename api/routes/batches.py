@@ -1,12 +1,15 @@
 """`/v1/batches`: create, list, read, cancel."""
 
+import hashlib
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from sqlalchemy import Connection
 
 from api import batch_rules
-from api.context import Authenticated, Context, Here
-from jobs import batches
+from api.context import Authenticated, Context, Here, Repeatable
+from jobs import batches, idempotency
 from jobs.keys import Caller
 from jobs.protocol import Batch, BatchCreate, Page
 
@@ -14,15 +17,23 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 
 @router.post("")
-async def create_batch(asked: BatchCreate, caller: Authenticated, context: Here) -> Batch:
-    """Create a batch. When this answers, the batch is committed, and so is everything that is to be run for it."""
+async def create_batch(asked: BatchCreate, call: Repeatable, context: Here) -> Batch:
+    """Create a batch. When this answers, the batch is committed, and so is everything that is to be run for it.
+
+    A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same batch.
+    """
     new = batch_rules.check(asked)
-    batch_id = await context.transaction(
-        lambda connection: batches.create(connection, caller.project_id, new, context.settings)
-    )
-    # Redis may be slow or away, and nothing depends on it.
-    context.dispatcher.hint_later(batch_id)
-    return await _retrieve(context, caller, batch_id)
+    fingerprint = hashlib.sha256(asked.model_dump_json().encode()).digest()
+
+    def create(connection: Connection) -> tuple[str, bool]:
+        make = partial(batches.create, connection, call.caller.project_id, new, context.settings)
+        return idempotency.once(connection, call, fingerprint, make)
+
+    batch_id, is_new = await context.transaction(create)
+    if is_new:
+        # Redis may be slow or away, and nothing depends on it.
+        context.dispatcher.hint_later(batch_id)
+    return await _retrieve(context, call.caller, batch_id)
 
 
 @router.get("")

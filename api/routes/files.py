@@ -9,9 +9,10 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from api import multipart
-from api.context import Authenticated, Context, Here
+from api.context import Authenticated, Context, Here, Repeatable
 from jobs import content, files
 from jobs.errors import InvalidRequest
+from jobs.idempotency import Call
 from jobs.ingest import Ingest
 from jobs.keys import Caller
 from jobs.protocol import MAX_LIFE_SECONDS, MIN_LIFE_SECONDS, File, FileDeleted, Page
@@ -45,21 +46,24 @@ ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
         }
     },
 )
-async def create_file(request: Request, caller: Authenticated, context: Here) -> File:
-    """Upload a JSONL file. When this answers, its bytes are committed."""
-    ingest = Ingest(context.database, context.settings.limits, caller.project_id)
+async def create_file(request: Request, call: Repeatable, context: Here) -> File:
+    """Upload a JSONL file. When this answers, its bytes are committed.
+
+    A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same file.
+    """
+    ingest = Ingest(context.database, context.settings.limits, call.caller.project_id)
     try:
         content_type = request.headers.get("content-type", "")
         form = await multipart.receive(request.stream(), content_type, ingest.feed)
-        file_id = await run_in_threadpool(_finish, ingest, form)
+        file_id = await run_in_threadpool(_finish, ingest, call, form)
     except BaseException:
         # A client that hung up is among them: half a file is no file.
         await run_in_threadpool(ingest.discard)
         raise
-    return await _retrieve(context, caller, file_id)
+    return await _retrieve(context, call.caller, file_id)
 
 
-def _finish(ingest: Ingest, form: multipart.Form) -> str:
+def _finish(ingest: Ingest, call: Call, form: multipart.Form) -> str:
     if form.filename is None:
         message = "Missing required parameter: 'file'."
         raise InvalidRequest(message, param="file", code="missing_required_parameter")
@@ -70,7 +74,7 @@ def _finish(ingest: Ingest, form: multipart.Form) -> str:
     if purpose not in PURPOSES:
         message = f"Invalid value: '{purpose}'. Supported values are: {_listed(PURPOSES)}."
         raise InvalidRequest(message, param="purpose", code="invalid_value")
-    return ingest.finish(filename=form.filename, purpose=purpose, expires_after_seconds=_life(form.fields))
+    return ingest.finish(call, filename=form.filename, purpose=purpose, expires_after_seconds=_life(form.fields))
 
 
 def _listed(values: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, text
 
 from jobs import batches, db, fleet, keys, leases
 from jobs.batches import NewBatch
+from jobs.idempotency import Call
 from jobs.ingest import Ingest
 from jobs.leases import Lease, Written
 from jobs.outcomes import success
@@ -21,7 +22,8 @@ class Domain:
         self.engine = engine
         self.settings = Settings(shards={"max_requests": 10})
         with db.transaction(engine) as connection:
-            self.project_id = keys.authenticate(connection, keys.create(connection, project="p", name="")).project_id
+            self.caller = keys.authenticate(connection, keys.create(connection, project="p", name=""))
+            self.project_id = self.caller.project_id
             fleet.register(connection, "worker_1", engine="none", models=["scripted"])
 
     def upload(self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None) -> str:
@@ -30,10 +32,14 @@ class Domain:
         try:
             for start in range(0, len(data), chunk):
                 ingest.feed(data[start : start + chunk])
-            return ingest.finish(filename="a.jsonl", purpose="batch", expires_after_seconds=None)
+            return self.finish(ingest)
         except BaseException:
             ingest.discard()
             raise
+
+    def finish(self, ingest: Ingest) -> str:
+        call = Call(self.caller, "/v1/files")
+        return ingest.finish(call, filename="a.jsonl", purpose="batch", expires_after_seconds=None)
 
     def create(self, file_id: str, endpoint: str = CHAT) -> str:
         with db.transaction(self.engine) as connection:

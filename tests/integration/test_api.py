@@ -378,3 +378,39 @@ def test_partial_output_is_shown_when_the_setting_says_so(
         batch = Client(http, client.key).call("GET", f"/v1/batches/{batch_id}").json()
     assert batch["output_file_id"] == f"file-{batch_id.removeprefix('batch_')}-output"
     assert batch["error_file_id"] is None
+
+
+def test_a_repeated_call_makes_no_second_batch(client: Client) -> None:
+    body = {"input_file_id": client.file_id(), "endpoint": CHAT, "completion_window": "24h"}
+
+    def post(headers: dict[str, str], **more: Any) -> Any:
+        return client.http.post("/v1/batches", json=body | more, headers=client.headers | headers)
+
+    key = {"idempotency-key": "k-1"}
+    first = post(key).json()["id"]
+    assert post(key).json()["id"] == first
+    refused = post(key, metadata={"a": "b"})
+    assert error(refused) == (409, "Idempotency-Key", "idempotency_key_reused")
+    assert refused.headers["x-should-retry"] == "false"
+    second = post({"x-stainless-retry-count": "0"}).json()["id"]
+    assert second != first
+    assert post({"x-stainless-retry-count": "1"}).json()["id"] == second
+    assert post({}).json()["id"] not in (first, second)
+    assert len(client.call("GET", "/v1/batches").json()["data"]) == 3
+    assert error(post({"idempotency-key": "x" * 256}))[0] == 400
+
+
+def test_a_repeated_upload_makes_no_second_file(client: Client, domain: Any) -> None:
+    def post(count: int, headers: dict[str, str]) -> Any:
+        file = {"file": ("a.jsonl", numbered(count))}
+        sent = client.headers | headers
+        return client.http.post("/v1/files", headers=sent, data={"purpose": "batch"}, files=file)
+
+    key = {"idempotency-key": "k"}
+    first = post(3, {}).json()["id"]
+    assert post(3, {"x-stainless-retry-count": "2"}).json()["id"] == first
+    assert post(4, key).json()["id"] == post(4, key).json()["id"]
+    assert error(post(5, key))[0] == 409
+    assert len(client.call("GET", "/v1/files").json()["data"]) == 2
+    (lines,) = domain.execute("SELECT count(*) AS count FROM lines")
+    assert lines.count == 7

@@ -141,7 +141,7 @@ def test_an_abandoned_upload_is_swept(domain: Any, monkeypatch: pytest.MonkeyPat
         assert retention.sweep_file(connection, unfinished_seconds=3_600)
     assert domain.execute("SELECT FROM lines") == []
     with pytest.raises(Unavailable, match="took too long"):
-        ingest.finish(filename="a", purpose="batch", expires_after_seconds=None)
+        domain.finish(ingest)
     ingest.discard()
     assert domain.execute("SELECT FROM lines") == []
 
