@@ -6,6 +6,7 @@ Each page is a short transaction of its own, so that a client that reads slowly 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -45,6 +46,9 @@ class Source:
             return _LINES.format(sql.Literal(self.file_id))
         return _RESULTS.format(sql.Literal(self.batch_id), sql.Literal(self.is_error))
 
+    def locate(self, start: int) -> sql.Composed:
+        return _LOCATE.format(source=self._sql(), start=sql.Literal(start))
+
     def page(self, after: int, most_lines: int) -> sql.Composed:
         return _PAGE.format(
             source=self._sql(),
@@ -52,6 +56,17 @@ class Source:
             page_lines=sql.Literal(most_lines),
             page_bytes=sql.Literal(PAGE_BYTES),
         )
+
+
+# The line that holds a byte of the file, and how many bytes come before it.
+_LOCATE = sql.SQL(
+    """
+    SELECT line_no, before FROM (
+        SELECT line_no, sum(octet_length(content)) OVER (ORDER BY line_no) - octet_length(content) AS before
+        FROM {source}
+    ) AS placed WHERE before <= {start} ORDER BY line_no DESC LIMIT 1
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -63,20 +78,40 @@ class Page:
     lines: int = MIN_PAGE_LINES
 
 
-def stream(engine: Engine, source: Source) -> Generator[bytes]:
-    """Yield the file in pieces of about `PAGE_BYTES`. What is committed while it is read may or may not be in it.
+def stream_range(engine: Engine, source: Source, start: int, length: int) -> Generator[bytes]:
+    """Yield `length` bytes of the file from byte `start` on, as `stream` does. Only the lines they are in are read."""
+    with db.transaction(engine) as connection:
+        row = db.driver(connection).execute(source.locate(start)).fetchone()
+    if row is None:
+        return
+    line_no, before = row
+    skip, left = start - int(before), length
+    pages = stream(engine, source, after=line_no - 1)
+    try:
+        while left > 0 and (page := next(pages, b"")):
+            piece, skip = page[skip : skip + left], max(0, skip - len(page))
+            left -= len(piece)
+            yield piece
+    finally:
+        pages.close()
+
+
+def stream(engine: Engine, source: Source, *, after: int = 0) -> Generator[bytes]:
+    """Yield the file, from the line after `after` on, in pieces of about `PAGE_BYTES`.
+
+    What is committed while it is read may or may not be in it.
 
     Raises:
         Unavailable: Postgres is away; the stream ends early.
     """
     reader = ThreadPoolExecutor(1, thread_name_prefix="content")
     try:
-        page = _read_page(engine, source, Page())
+        page = _read_page(engine, source, Page(last_line=after))
         while page.content:
             if len(page.content) > 2 * PAGE_BYTES:
                 # One line that long is enough to hold.
                 yield page.content
-                page = _read_page(engine, source, Page(b"", page.last_line))
+                page = _read_page(engine, source, Page(last_line=page.last_line))
                 continue
             # Read ahead while the client takes this one.
             upcoming = reader.submit(_read_page, engine, source, page)
@@ -98,6 +133,6 @@ def _read_page(engine: Engine, source: Source, before: Page) -> Page:
     return Page(content, int.from_bytes(last_line, "big"), len(rows))
 
 
-def _copy_out(connection: psycopg.Connection[object], statement: sql.Composed) -> bytes:
+def _copy_out(connection: psycopg.Connection[Any], statement: sql.Composed) -> bytes:
     with connection.cursor().copy(statement) as copy:
         return b"".join(copy)

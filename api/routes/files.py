@@ -1,14 +1,15 @@
 """`/v1/files`: upload, list, read, delete."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from api import multipart
+from api import errors, multipart, ranges
 from api.context import Authenticated, Context, Here, Repeatable
 from jobs import content, files
 from jobs.errors import InvalidRequest
@@ -132,16 +133,49 @@ async def delete_file(file_id: str, caller: Authenticated, context: Here) -> Fil
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
-async def retrieve_content(file_id: str, caller: Authenticated, context: Here) -> StreamingResponse:
-    """Stream the bytes of a file: an input file as it was sent, a result file in input order."""
+async def retrieve_content(
+    file_id: str,
+    caller: Authenticated,
+    context: Here,
+    bytes_range: Annotated[str | None, Header(alias="range")] = None,
+    if_range: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Stream the bytes of a file: an input file as it was sent, a result file in input order.
+
+    One range of bytes may be asked for, unless the file is still being written.
+    """
     row = await context.transaction(lambda connection: files.find(connection, caller.project_id, file_id))
     source = content.Source(row.id, row.batch_id, is_error=row.id.endswith("-error"))
-    headers = {"content-length": str(row.bytes)} if row.is_final else {}
-    # With its length told, a download that ends early, its file deleted on the way say, does not look whole.
-    headers |= {
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}",
+    headers = _headers(row.filename)
+    if not row.is_final:
+        return _stream(content.stream(context.database, source), headers)
+    # A file never changes, so its id is as good as a hash. It says its length: a download that ends early, its file
+    # deleted on the way say, does not look whole.
+    headers |= {"etag": f'"{row.id}"', "accept-ranges": "bytes", "content-length": str(row.bytes)}
+    if if_none_match in (headers["etag"], "*"):
+        return Response(status_code=304, headers={"etag": headers["etag"]})
+    try:
+        wanted = ranges.parse(bytes_range, row.bytes) if if_range in (None, headers["etag"]) else None
+    except ranges.Unsatisfiable:
+        return errors.reply(
+            416,
+            "The range is beyond the end of the file.",
+            param="Range",
+            headers={"content-range": f"bytes */{row.bytes}"},
+        )
+    if wanted is None:
+        return _stream(content.stream(context.database, source), headers)
+    headers |= {"content-length": str(wanted.length), "content-range": wanted.content_range(row.bytes)}
+    return _stream(content.stream_range(context.database, source, wanted.start, wanted.length), headers, status=206)
+
+
+def _headers(filename: str) -> dict[str, str]:
+    return {
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}",
         "x-content-type-options": "nosniff",
     }
-    return StreamingResponse(
-        content.stream(context.database, source), media_type="application/octet-stream", headers=headers
-    )
+
+
+def _stream(body: Iterator[bytes], headers: dict[str, str], status: int = 200) -> StreamingResponse:
+    return StreamingResponse(body, status_code=status, media_type="application/octet-stream", headers=headers)

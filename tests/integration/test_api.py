@@ -414,3 +414,38 @@ def test_a_repeated_upload_makes_no_second_file(client: Client, domain: Any) -> 
     assert len(client.call("GET", "/v1/files").json()["data"]) == 2
     (lines,) = domain.execute("SELECT count(*) AS count FROM lines")
     assert lines.count == 7
+
+
+def test_a_part_of_a_file_can_be_asked_for(client: Client) -> None:
+    data = numbered(20)
+    path = f"/v1/files/{client.upload(data).json()['id']}/content"
+
+    def get(**headers: str) -> Any:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return client.http.get(path, headers=client.headers | sent)
+
+    whole = get()
+    assert (whole.headers["accept-ranges"], whole.content) == ("bytes", data)
+    etag = whole.headers["etag"]
+    part = get(range="bytes=100-299")
+    assert (part.status_code, part.content) == (206, data[100:300])
+    assert part.headers["content-range"] == f"bytes 100-299/{len(data)}"
+    assert part.headers["content-length"] == "200"
+    assert get(range="bytes=-5").content == data[-5:]
+    assert get(range="bytes=0-1,5-6").content == data
+    assert get(range="bytes=0-1", if_range=etag).status_code == 206
+    assert get(range="bytes=0-1", if_range='"other"').content == data
+    assert get(if_none_match=etag).status_code == 304
+    beyond = get(range=f"bytes={len(data)}-")
+    assert error(beyond) == (416, "Range", None)
+    assert beyond.headers["content-range"] == f"bytes */{len(data)}"
+
+
+def test_a_file_that_is_still_written_has_no_parts(client: Client, domain: Any) -> None:
+    batch_id = client.batch_id()
+    domain.write(domain.claim(domain.shards(batch_id)[0].id), [2])
+    path = f"/v1/files/file-{batch_id.removeprefix('batch_')}-output/content"
+    response = client.http.get(path, headers=client.headers | {"range": "bytes=0-3"})
+    assert response.status_code == 200
+    assert "etag" not in response.headers
+    assert len(response.content) > 4

@@ -62,3 +62,15 @@ def test_a_client_that_leaves_waits_for_nothing(domain: Any, monkeypatch: pytest
 
 def test_a_file_without_lines_is_empty(domain: Any) -> None:
     assert list(content.stream(domain.engine, content.Source("", "batch_nope"))) == []
+
+
+def test_any_range_is_the_slice(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.content.PAGE_BYTES", 300)
+    data = b"\n" + jsonl(request(f"r{number}", "x" * (number * 37 % 90)) for number in range(20))
+    source = content.Source(domain.upload(data))
+    for start in range(0, len(data), 97):
+        for length in (1, 50, 333, len(data)):
+            got = b"".join(content.stream_range(domain.engine, source, start, length))
+            assert got == data[start : start + length]
+    assert list(content.stream_range(domain.engine, content.Source("file-nope"), 0, 10)) == []
+    no_reader_left()
