@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, text, tuple_, update
 
-from jobs import ids, sharding, transitions, validation
+from jobs import ids, inputs, sharding, transitions, validation
 from jobs.errors import NotFound, StateConflict
-from jobs.files import VISIBLE
+from jobs.inputs import Input
 from jobs.protocol import (
     Batch,
     BatchError,
@@ -21,9 +21,10 @@ from jobs.protocol import (
 )
 from jobs.settings import Settings
 from jobs.states import TERMINAL, BatchStatus, ShardState
-from jobs.tables import batches, lines, shards
-from jobs.tables import files as files_table
+from jobs.tables import batches, lines, requests, shards
 
+# In the metadata of a batch that was made from an error file: the batch whose requests it runs again.
+RETRY_OF = "retry_of"
 WINDOW_SECONDS = {"24h": 86_400}
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
@@ -44,42 +45,40 @@ def create(connection: Connection, project_id: str, new: NewBatch, settings: Set
 
     A missing file and bad lines are not errors of this call: the contract has the batch created, then `failed`.
     """
-    source = _lock_source(connection, project_id, new.input_file_id)
-    batch_id = _insert(connection, project_id, new, source)
-    problems = validation.problems(connection, source, new, settings)
-    if problems or source is None:
+    given = inputs.lock(connection, project_id, new.input_file_id)
+    batch_id = _insert(connection, project_id, new, given)
+    problems = validation.problems(connection, given.source if given else None, new, settings)
+    if problems or given is None:
         _fail(connection, batch_id, problems)
         return batch_id
-    _write_requests(connection, batch_id, source.id)
-    _write_shards(connection, batch_id, project_id, source, settings)
+    inputs.write_requests(connection, batch_id, given)
+    _write_shards(connection, batch_id, project_id, given.source, settings)
     transitions.move(connection, batch_id, BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
     return batch_id
 
 
-def _lock_source(connection: Connection, project_id: str, file_id: str) -> Row[Any] | None:
-    """Return the input file and keep it from being deleted until the batch is written."""
-    statement = select(files_table).where(
-        VISIBLE, files_table.c.batch_id.is_(None), files_table.c.project_id == project_id, files_table.c.id == file_id
-    )
-    return connection.execute(statement.with_for_update(read=True)).one_or_none()
-
-
-def _insert(connection: Connection, project_id: str, new: NewBatch, source: Row[Any] | None) -> str:
+def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input | None) -> str:
     batch_id = ids.new_batch_id()
     values = {
         "id": batch_id,
         "project_id": project_id,
         "input_file_id": new.input_file_id,
-        "source_file_id": source and source.id,
+        "source_file_id": given and given.source.id,
         "endpoint": new.endpoint,
         "completion_window": new.completion_window,
-        "model": source.models[0] if source is not None and len(source.models) == 1 else None,
-        "metadata": new.metadata,
+        "model": given.source.models[0] if given and len(given.source.models) == 1 else None,
+        "metadata": _metadata(new, given),
         "output_expires_after_seconds": new.output_expires_after_seconds,
         "expires_at": func.app_now() + timedelta(seconds=WINDOW_SECONDS[new.completion_window]),
     }
     connection.execute(insert(batches).values(values))
     return batch_id
+
+
+def _metadata(new: NewBatch, given: Input | None) -> dict[str, str] | None:
+    if given is None or given.retry_of is None:
+        return new.metadata
+    return {RETRY_OF: given.retry_of, **(new.metadata or {})}
 
 
 def _fail(connection: Connection, batch_id: str, problems: Sequence[BatchError]) -> None:
@@ -88,21 +87,11 @@ def _fail(connection: Connection, batch_id: str, problems: Sequence[BatchError])
     transitions.move(connection, batch_id, BatchStatus.VALIDATING, BatchStatus.FAILED)
 
 
-def _write_requests(connection: Connection, batch_id: str, file_id: str) -> None:
-    statement = text(
-        """
-        INSERT INTO requests (batch_id, line_no, custom_id)
-        SELECT :batch_id, line_no, custom_id FROM lines
-        WHERE file_id = :file_id AND custom_id IS NOT NULL ORDER BY line_no
-        """
-    )
-    connection.execute(statement, {"batch_id": batch_id, "file_id": file_id})
-
-
 def _write_shards(connection: Connection, batch_id: str, project_id: str, source: Row[Any], settings: Settings) -> None:
     sizes = connection.execute(
         select(lines.c.line_no, func.octet_length(lines.c.content))
-        .where(lines.c.file_id == source.id, lines.c.custom_id.is_not(None))
+        .join(requests, (requests.c.batch_id == batch_id) & (requests.c.line_no == lines.c.line_no))
+        .where(lines.c.file_id == source.id)
         .order_by(lines.c.line_no)
     )
     cuts = sharding.cut(

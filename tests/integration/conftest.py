@@ -11,7 +11,7 @@ from jobs.batches import NewBatch
 from jobs.idempotency import Call
 from jobs.ingest import Ingest
 from jobs.leases import Lease, Written
-from jobs.outcomes import success
+from jobs.outcomes import Outcome, success
 from jobs.settings import Settings
 
 
@@ -67,6 +67,11 @@ class Domain:
 
     def write(self, lease: Lease, lines: list[int], *, uncertain: bool = False) -> dict[leases.Held, bool]:
         outcomes = [success(line_no, f"row-{line_no - 1}", {"x": line_no}) for line_no in lines]
+        return self.write_outcomes(lease, outcomes, uncertain=uncertain)
+
+    def write_outcomes(
+        self, lease: Lease, outcomes: list[Outcome], *, uncertain: bool = False
+    ) -> dict[leases.Held, bool]:
         group = Written(lease.shard_id, lease.token, lease.batch_id, outcomes)
         with db.transaction(self.engine) as connection:
             return leases.write(connection, [group], uncertain=uncertain)
