@@ -15,8 +15,6 @@ from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
 
-# Calls that still run this long after the process was told to stop are cut off, seconds.
-GRACE_SECONDS = 30
 # malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Longer than a page of lines, which is used again at once; shorter than a line of the greatest length.
@@ -60,5 +58,5 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=int(settings.api.drain_seconds),
     )

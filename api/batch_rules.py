@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
-from jobs.batches import NewBatch
+from jobs import windows
+from jobs.batches import MAX_METADATA_PAIRS, NewBatch
 from jobs.errors import InvalidRequest
-from jobs.protocol import BATCH_ENDPOINTS, COMPLETION_WINDOWS, BatchCreate
+from jobs.protocol import BATCH_ENDPOINTS, BatchCreate
 
-MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
+MAX_KEY_CHARS, MAX_VALUE_CHARS = 64, 512
 _JSON_TYPES: list[tuple[type, str]] = [
     (bool, "a boolean"),
     (int, "an integer"),
@@ -18,7 +19,7 @@ _JSON_TYPES: list[tuple[type, str]] = [
 ]
 
 
-def check(asked: BatchCreate) -> NewBatch:
+def check(asked: BatchCreate, *, any_window: bool) -> NewBatch:
     """Return what is asked for.
 
     Raises:
@@ -27,11 +28,11 @@ def check(asked: BatchCreate) -> NewBatch:
     life = asked.output_expires_after
     _unicode("input_file_id", asked.input_file_id)
     _one_of("endpoint", asked.endpoint, BATCH_ENDPOINTS)
-    _one_of("completion_window", asked.completion_window, COMPLETION_WINDOWS)
     return NewBatch(
         input_file_id=asked.input_file_id,
         endpoint=asked.endpoint,
         completion_window=asked.completion_window,
+        window_seconds=windows.seconds(asked.completion_window, any_window=any_window),
         metadata=None if asked.metadata is None else _metadata(asked.metadata),
         output_expires_after_seconds=life.seconds if life else None,
     )
@@ -54,8 +55,10 @@ def _one_of(param: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _metadata(metadata: dict[str, Any]) -> dict[str, str]:
-    if len(metadata) > MAX_PAIRS:
-        message = f"Invalid 'metadata': too many properties. Expected at most {MAX_PAIRS}, but got {len(metadata)}."
+    if len(metadata) > MAX_METADATA_PAIRS:
+        message = (
+            f"Invalid 'metadata': too many properties. Expected at most {MAX_METADATA_PAIRS}, but got {len(metadata)}."
+        )
         raise InvalidRequest(message, param="metadata", code="object_above_max_properties")
     _unicode("metadata", json.dumps(metadata, ensure_ascii=False))
     for key, value in metadata.items():

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from openai import OpenAI
+from openai import APIError, OpenAI
 from openai.types import Batch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -156,7 +156,8 @@ def _run_jobs(client: OpenAI, examples: Path, console: Console) -> list[Job]:
         except KeyboardInterrupt:
             # They would run the next time the stack is started.
             for job in jobs:
-                client.batches.cancel(job.batch.id)
+                with suppress(APIError):
+                    client.batches.cancel(job.batch.id)
             raise
     return jobs
 

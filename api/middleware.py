@@ -29,17 +29,22 @@ class BodyLimit:
         if scope["type"] != "http" or (scope["method"], scope["path"]) == UPLOAD:
             await self._app(scope, receive, send)
             return
-        received = 0
+        received, answered = 0, False
 
         async def receive_some() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
+            if received > MAX_BODY_BYTES and not answered:
                 raise HTTPException(413, f"The body is larger than {MAX_BODY_BYTES} bytes.")
             return message
 
-        await self._app(scope, receive_some, send)
+        async def send_noting(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        await self._app(scope, receive_some, send_noting)
 
 
 class RequestIds:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, text, tuple_, update
 
 from jobs import ids, inputs, sharding, transitions, validation
-from jobs.errors import NotFound, StateConflict
+from jobs.errors import InvalidRequest, NotFound, StateConflict
 from jobs.inputs import Input
 from jobs.protocol import (
     Batch,
@@ -25,7 +25,7 @@ from jobs.tables import batches, lines, requests, shards
 
 # In the metadata of a batch that was made from an error file: the batch whose requests it runs again.
 RETRY_OF = "retry_of"
-WINDOW_SECONDS = {"24h": 86_400}
+MAX_METADATA_PAIRS = 16
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
 
@@ -36,6 +36,7 @@ class NewBatch:
     input_file_id: str
     endpoint: str
     completion_window: str
+    window_seconds: int
     metadata: dict[str, str] | None = None
     output_expires_after_seconds: int | None = None
 
@@ -69,7 +70,7 @@ def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input
         "model": given.source.models[0] if given and len(given.source.models) == 1 else None,
         "metadata": _metadata(new, given),
         "output_expires_after_seconds": new.output_expires_after_seconds,
-        "expires_at": func.app_now() + timedelta(seconds=WINDOW_SECONDS[new.completion_window]),
+        "expires_at": func.app_now() + timedelta(seconds=new.window_seconds),
     }
     connection.execute(insert(batches).values(values))
     return batch_id
@@ -78,7 +79,11 @@ def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input
 def _metadata(new: NewBatch, given: Input | None) -> dict[str, str] | None:
     if given is None or given.retry_of is None:
         return new.metadata
-    return {RETRY_OF: given.retry_of, **(new.metadata or {})}
+    metadata = {**(new.metadata or {}), RETRY_OF: given.retry_of}
+    if len(metadata) > MAX_METADATA_PAIRS:
+        message = f"Invalid 'metadata': '{RETRY_OF}' is added, so that {MAX_METADATA_PAIRS - 1} pairs are left."
+        raise InvalidRequest(message, param="metadata", code="object_above_max_properties")
+    return metadata
 
 
 def _fail(connection: Connection, batch_id: str, problems: Sequence[BatchError]) -> None:

@@ -110,8 +110,10 @@ def stream(engine: Engine, source: Source, *, after: int = 0) -> Generator[bytes
         while page.content:
             if len(page.content) > 2 * PAGE_BYTES:
                 # One line that long is enough to hold.
+                last_line = page.last_line
                 yield page.content
-                page = _read_page(engine, source, Page(last_line=page.last_line))
+                del page
+                page = _read_page(engine, source, Page(last_line=last_line))
                 continue
             # Read ahead while the client takes this one.
             upcoming = reader.submit(_read_page, engine, source, page)

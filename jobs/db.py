@@ -24,7 +24,9 @@ SESSION = {
     "application_name": "promptmill",
     "connect_timeout": 5,
     "options": "-c statement_timeout=60s -c lock_timeout=10s "
-    "-c idle_in_transaction_session_timeout=60s -c TimeZone=UTC",
+    "-c idle_in_transaction_session_timeout=60s -c TimeZone=UTC "
+    # The server, too, finds out that a client's machine is gone, and gives back its locks.
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, false, func, literal, null, select, true, tuple_, update
 
-from jobs import ids
+from jobs import idempotency, ids
 from jobs.errors import NotFound, StateConflict
 from jobs.protocol import File
 from jobs.states import TERMINAL
@@ -109,6 +109,7 @@ def mark_deleted(connection: Connection, project_id: str, file_id: str) -> None:
     if not find(connection, project_id, file_id).is_final:
         message = "The batch that writes this file has not ended."
         raise StateConflict(message)
+    idempotency.forget_object(connection, file_id)
     connection.execute(
         update(files).where(files.c.project_id == project_id, files.c.id == file_id).values(deleted_at=func.app_now())
     )

@@ -1,10 +1,11 @@
-"""Makes an object once, however often the call comes.
+"""Makes an object once, however often the call is repeated.
 
 Two kinds of repetition, in one table:
 
     with an Idempotency-Key    the same key and the same body give the same object; another body is refused
     by the SDK itself          it sends no key, but counts its retries (`x-stainless-retry-count`): a retry whose body
-                               and API key are those of a call of the last minutes is that call
+                               and API key are those of a call of the last hour is that call. Of two equal calls that
+                               were meant as two, a retry cannot say which one it repeats: that takes two keys
 
 The row of a call is written in the transaction that makes the object. A repetition that comes while the first call is
 still at work waits for it on that row.
@@ -20,9 +21,9 @@ from jobs.keys import Caller
 from jobs.tables import calls
 
 MAX_KEY_CHARS = 255
-# How long a call is remembered, seconds: an Idempotency-Key for a day, as its users expect; the SDK gives up within
-# minutes.
-KEY_SECONDS, RETRY_SECONDS = 86_400, 600
+# How long a call is remembered, seconds: an Idempotency-Key for a day, as its users expect; what the SDK repeats for an
+# hour, since it waits ten minutes for each answer and tries three times (openai-python `_constants.py`).
+KEY_SECONDS, RETRY_SECONDS = 86_400, 3_600
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def once(connection: Connection, call: Call, fingerprint: bytes, make: Callable[
     object_id = make()
     connection.execute(_NOTE, row | {"object_id": object_id})
     return object_id, True
+
+
+def forget_object(connection: Connection, object_id: str) -> None:
+    """Remove the calls that made an object which is gone: repeated, they make a new one."""
+    connection.execute(delete(calls).where(calls.c.object_id == object_id))
 
 
 def forget(connection: Connection) -> None:

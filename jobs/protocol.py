@@ -14,7 +14,6 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BATCH_ENDPOINTS = (CHAT, COMPLETIONS)
 # How long a file may be asked to live, seconds.
 MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
-COMPLETION_WINDOWS = ("24h",)
 
 
 Item = TypeVar("Item", bound=BaseModel)

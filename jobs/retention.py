@@ -2,6 +2,9 @@
 
 from sqlalchemy import Connection, text
 
+from jobs import idempotency
+
+# In any order: one that cannot be swept must not come first every time.
 # Files that nobody can see: deleted, expired, or an upload that never ended. A batch that is not over still reads its
 # source.
 _GONE = text(
@@ -12,7 +15,7 @@ _GONE = text(
            OR (f.status = 'uploading' AND f.created_at < app_now() - make_interval(secs => :unfinished_seconds)))
       AND NOT EXISTS (SELECT FROM batches b WHERE b.source_file_id = f.id
                       AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
-    LIMIT 1 FOR UPDATE SKIP LOCKED
+    ORDER BY random() LIMIT 1 FOR UPDATE SKIP LOCKED
     """
 )
 # Asked again once the file is locked: a batch may have been created from it in the meantime.
@@ -39,5 +42,6 @@ def sweep_file(connection: Connection, *, unfinished_seconds: float) -> bool:
         connection.execute(_DROP_LINES, {"id": file.id})
     else:
         connection.execute(_DROP_RESULTS, {"id": file.id, "batch_id": file.batch_id})
+    idempotency.forget_object(connection, file.id)
     connection.execute(_SWEPT, {"id": file.id})
     return True

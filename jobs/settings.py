@@ -41,6 +41,8 @@ class Limits(_Section):
     """Longest `custom_id`, characters. The contract names none; it is indexed, so it must be bounded."""
     max_reported_lines: Count = 1_000
     """Most bad lines listed in `errors`. Enough to see every kind of mistake, small enough to send."""
+    any_completion_window: bool = False
+    """Accept windows from `1h` to `30d`. Off: the Batch API knows `24h` only, and clients may rely on the refusal."""
 
 
 class Shards(_Section):
@@ -95,6 +97,8 @@ class Api(_Section):
     show_partial_output: bool = False
     """Show `output_file_id` and `error_file_id` while the batch runs. Off, since clients exist that read
     a set id as "done"; the files can be read early without it (docs/api.md)."""
+    drain_seconds: Seconds = 30
+    """Calls that still run this long after SIGTERM are cut off, seconds."""
     database_connections: Count = 20
     """Most connections to Postgres of one API process."""
 

@@ -268,6 +268,7 @@ calls = Table(
     Column("object_id", Text, nullable=False),
     _moment("created_at", required=True),
     Index("calls_are_forgotten", "created_at"),
+    Index("calls_of_an_object", "object_id"),
 )
 
 workers = Table(

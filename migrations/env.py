@@ -24,7 +24,7 @@ def run() -> None:
             _migrate(connection)
     except DBAPIError as error:
         if db.is_transient(error):
-            raise Unavailable(f"Postgres cannot be migrated now: {error.orig}") from error
+            raise Unavailable("Postgres cannot be migrated now.") from error.orig
         raise
     finally:
         engine.dispose()
@@ -40,6 +40,7 @@ def _migrate(connection: object) -> None:
     )
     # Another migration may take its time.
     connection.execute(text("SET lock_timeout = 0"))
+    connection.execute(text("SET statement_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
     try:
         # The deploy that waits for a lock makes everybody behind it wait as well; better to fail and be run again.

@@ -57,7 +57,8 @@ class Reconciler:
                 yield alone
             finally:
                 if alone:
-                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK})
+                    # Not back into the pool, where the lock would be kept if it could not be given back.
+                    connection.detach()
 
     def _attempt(self, step: Callable[[], None]) -> None:
         try:

@@ -22,7 +22,7 @@ async def create_batch(asked: BatchCreate, call: Repeatable, context: Here) -> B
 
     A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same batch.
     """
-    new = batch_rules.check(asked)
+    new = batch_rules.check(asked, any_window=context.settings.limits.any_completion_window)
     fingerprint = hashlib.sha256(asked.model_dump_json().encode()).digest()
 
     def create(connection: Connection) -> tuple[str, bool]:

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from api.app import GRACE_SECONDS
 from api.stack import credentials, postgres, valkey
 from api.stack.program import Program, free_port, http_ok, promptmill, require_free
 from api.stack.supervisor import Supervisor
@@ -129,7 +128,7 @@ class Stack:
                 promptmill("serve"),
                 lambda: http_ok(host, port, "/readyz"),
                 environment=environment,
-                grace_seconds=GRACE_SECONDS + 5,
+                grace_seconds=self._settings.api.drain_seconds + 5,
             ),
             Program("reconciler", promptmill("reconciler"), ready_event="reconciler_ready", environment=environment),
             Program(
@@ -214,7 +213,7 @@ def running_stack(home: Path) -> Address | None:
     """Return how to reach the stack that runs on the data directory; None if none is ready."""
     try:
         address = Address(**json.loads(address_file(home).read_text()))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
     # A stack that was killed leaves its file behind.
     with (home / "lock").open("w") as file:

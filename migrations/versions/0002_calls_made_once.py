@@ -21,7 +21,8 @@ def upgrade() -> None:
             created_at timestamptz NOT NULL DEFAULT app_now(),
             CONSTRAINT calls_pkey PRIMARY KEY (project_id, key)
         );
-        CREATE INDEX calls_are_forgotten ON calls (created_at)
+        CREATE INDEX calls_are_forgotten ON calls (created_at);
+        CREATE INDEX calls_of_an_object ON calls (object_id)
         """
     )
 

@@ -123,6 +123,7 @@ def test_up_shows_the_key_and_the_queue_and_stops_in_order(home: Path) -> None:
         for shown in (address.base_url, address.api_key, address.flower_url, address.flower_password):
             assert shown in run.output()
         check_flower(address, batch.id)
+        assert up.address_file(home).stat().st_mode & 0o077 == 0
         family = run.family()
         assert run.stop(signal.SIGINT) == 0, run.output()
         assert gone(family)

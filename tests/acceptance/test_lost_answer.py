@@ -50,13 +50,19 @@ class Losing:
 
 def read_message(connection: socket.socket) -> bytes:
     """Read one request with its body, whose length it tells."""
-    data = b""
+    data = receive(connection)
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65_536)
+        data += receive(connection)
     head = data.split(b"\r\n\r\n")[0]
     length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
     while len(data) < len(head) + 4 + length:
-        data += connection.recv(65_536)
+        data += receive(connection)
+    return data
+
+
+def receive(connection: socket.socket) -> bytes:
+    data = connection.recv(65_536)
+    assert data, "the client hung up"
     return data
 
 

@@ -1,17 +1,24 @@
 """F43: Postgres is stopped hard in the middle of a batch and comes back. Nothing that was answered for is lost."""
 
 import signal
-import time
 from pathlib import Path
 
 import invariants
 import services
 from clients import User, done
 from conftest import migrate
+from openai import APIError
 from payloads import numbered
 
 from api.stack import postgres
 from api.stack.program import free_port
+
+
+def answers(user: User, batch_id: str) -> bool:
+    try:
+        return bool(user.batch(batch_id))
+    except APIError:
+        return False
 
 
 def test_a_batch_goes_on_after_an_immediate_shutdown(servers: services.Servers, tmp_path: Path) -> None:
@@ -35,11 +42,9 @@ def test_a_batch_goes_on_after_an_immediate_shutdown(servers: services.Servers, 
             user.wait_for(batch.id, lambda batch: done(batch) >= 200)
             server.signal(signal.SIGQUIT)
             server.popen.wait()
-            stopped_at = time.monotonic()
             server = services.Process.start(program, tmp_path / "postgres.log")
-            services.wait_until(lambda: user.batch(batch.id), "the API answers again", 20)
+            services.wait_until(lambda: answers(user, batch.id), "the API answers again", 30)
             assert done(user.batch(batch.id)) < 1_500, "it was in the middle"
-            assert time.monotonic() - stopped_at < 60
             batch = user.wait(batch.id)
             assert batch.status == "completed"
             assert set(user.results(batch)) == {f"row-{number}" for number in range(1_500)}

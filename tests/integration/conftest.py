@@ -41,9 +41,11 @@ class Domain:
         call = Call(self.caller, "/v1/files")
         return ingest.finish(call, filename="a.jsonl", purpose="batch", expires_after_seconds=None)
 
-    def create(self, file_id: str, endpoint: str = CHAT) -> str:
+    def create(self, file_id: str, endpoint: str = CHAT, metadata: dict[str, str] | None = None) -> str:
         with db.transaction(self.engine) as connection:
-            return batches.create(connection, self.project_id, NewBatch(file_id, endpoint, "24h"), self.settings)
+            return batches.create(
+                connection, self.project_id, NewBatch(file_id, endpoint, "24h", 86_400, metadata), self.settings
+            )
 
     def batch(self, batch_id: str) -> Any:
         with db.transaction(self.engine) as connection:

@@ -414,6 +414,10 @@ def test_a_repeated_upload_makes_no_second_file(client: Client, domain: Any) -> 
     assert len(client.call("GET", "/v1/files").json()["data"]) == 2
     (lines,) = domain.execute("SELECT count(*) AS count FROM lines")
     assert lines.count == 7
+    client.call("DELETE", f"/v1/files/{first}")
+    fresh = post(3, {"x-stainless-retry-count": "1"})
+    assert fresh.status_code == 200
+    assert fresh.json()["id"] != first, "the one that it repeats is gone"
 
 
 def test_a_part_of_a_file_can_be_asked_for(client: Client) -> None:

@@ -1,8 +1,10 @@
 from typing import Any
 
+import pytest
 from payloads import jsonl, numbered, parse, request
 
 from jobs import content, db, ids, lifecycle, retention
+from jobs.errors import InvalidRequest
 from jobs.outcomes import failure
 
 
@@ -64,6 +66,16 @@ def test_cancelled_requests_can_be_run_again(domain: Any) -> None:
     settle(domain, first)
     second = domain.create(ids.result_file_id(first, "error"))
     assert domain.batch(second).request_counts.total == 2
+
+
+def test_the_parent_is_named_whatever_the_client_says(domain: Any) -> None:
+    first = domain.new_batch(2)
+    errors = end_with_failures(domain, first, [2])
+    second = domain.create(errors, metadata={"retry_of": "other", "team": "a"})
+    assert domain.batch(second).metadata == {"retry_of": first, "team": "a"}
+    domain.create(errors, metadata={str(number): "" for number in range(15)})
+    with pytest.raises(InvalidRequest):
+        domain.create(errors, metadata={str(number): "" for number in range(16)})
 
 
 def test_an_output_file_is_no_input(domain: Any) -> None:

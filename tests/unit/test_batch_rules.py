@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from api import batch_rules
+from jobs.batches import NewBatch
 from jobs.errors import InvalidRequest
 from jobs.protocol import BatchCreate
 
@@ -12,8 +13,12 @@ def asked(**changes: Any) -> BatchCreate:
     return BatchCreate.model_validate(values)
 
 
+def check(body: BatchCreate) -> NewBatch:
+    return batch_rules.check(body, any_window=False)
+
+
 def test_what_fits_is_taken() -> None:
-    new = batch_rules.check(asked(metadata={"a": "b"}, output_expires_after={"anchor": "created_at", "seconds": 3600}))
+    new = check(asked(metadata={"a": "b"}, output_expires_after={"anchor": "created_at", "seconds": 3600}))
     assert (new.metadata, new.output_expires_after_seconds) == ({"a": "b"}, 3600)
 
 
@@ -33,11 +38,11 @@ def test_what_fits_is_taken() -> None:
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Any], param: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        batch_rules.check(asked(**changes))
+        check(asked(**changes))
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
 def test_the_wording_is_the_contracts() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        batch_rules.check(asked(metadata={"tags": ["a"]}))
+        check(asked(metadata={"tags": ["a"]}))
     assert caught.value.message == "Invalid type for 'metadata.tags': expected a string, but got an array instead."
