@@ -130,7 +130,9 @@ class Window:
             if run.rows and now >= min(run.lease_deadline, run.start_deadline):
                 self._end(run, Ending.LOST if now >= run.lease_deadline else Ending.LET_GO, abort=run.is_lost)
         waiting = [run for run in self._runs if run.rows]
-        chosen = min(waiting, key=lambda run: self._turns.get(run.lease.batch_id, 0), default=None)
+        chosen = min(
+            waiting, key=lambda run: (self._turns.get(run.lease.batch_id, 0), run.lease.first_line), default=None
+        )
         if chosen:
             self._turn += 1
             self._turns[chosen.lease.batch_id] = self._turn

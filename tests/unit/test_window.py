@@ -101,6 +101,12 @@ class Bench:
             self.window.written(run, 1)
         self.turn()
 
+    def close(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.turn()
+        self.loop.close()
+
     def custom_ids(self) -> list[tuple[str, int]]:
 
         return [(json.loads(outcome.content)["custom_id"], outcome.status_code) for _, outcome, _ in self.outcomes]
@@ -110,10 +116,7 @@ class Bench:
 def bench() -> Any:
     made = Bench()
     yield made
-    for task in asyncio.all_tasks(made.loop):
-        task.cancel()
-    made.turn()
-    made.loop.close()
+    made.close()
 
 
 def test_no_more_rows_run_than_the_window_holds(bench: Bench) -> None:
@@ -175,7 +178,7 @@ def test_a_row_that_takes_too_long_fails_alone() -> None:
     bench.loop.run_until_complete(asyncio.sleep(0.2))
     assert bench.custom_ids() == [("a", 504)]
     assert bench.engine.aborted == ["a"]
-    bench.loop.close()
+    bench.close()
 
 
 def test_letting_go_waits_for_running_rows(bench: Bench) -> None:
@@ -237,4 +240,4 @@ def test_outcomes_that_wait_for_postgres_hold_back_new_rows() -> None:
     bench.write_all()
     assert set(bench.engine.running) == {"b"}
     bench.finish("b")
-    bench.loop.close()
+    bench.close()
