@@ -13,12 +13,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
-
-from sqlalchemy import Connection
 
 from jobs import db, fleet, ids, leases, lifecycle, telemetry
 from jobs.errors import Unavailable
@@ -35,7 +32,6 @@ log = telemetry.get_logger(__name__)
 EXIT_ENGINE_DEAD = 70
 # What a dying worker gives its threads to hand their shards back.
 LAST_WORDS_SECONDS = 5.0
-Claim = Callable[[Connection], Lease | None]
 
 
 class Runtime:
@@ -108,11 +104,16 @@ class Runtime:
     def run_shard(self, shard_id: str) -> dict[str, Any]:
         """Run a shard that a hint named, to its end. Return what Flower is to show: ids and counts."""
         with self._slots:
-            return self._run(lambda connection: self._claim(connection, shard_id))
+            started = time.monotonic()
+            lease = None if self._draining.is_set() else self._claim(shard_id)
+            return self._run_lease(lease, started) if lease else {"claimed": False}
 
-    def _claim(self, connection: Connection, shard_id: str) -> Lease | None:
+    def _claim(self, shard_id: str) -> Lease | None:
         seconds = self._settings.shards.lease_seconds
-        return leases.claim(connection, shard_id, worker_id=self.worker_id, models=self.models, lease_seconds=seconds)
+        with db.transaction(self._database) as connection:
+            return leases.claim(
+                connection, shard_id, worker_id=self.worker_id, models=self.models, lease_seconds=seconds
+            )
 
     def poll(self) -> None:
         """Look into Postgres for shards whose hint got lost, until the worker drains. A thread of its own."""
@@ -131,8 +132,7 @@ class Runtime:
         """Claim the next shard and run it on `pool`; the caller's slot goes with it, or is given back."""
         started = time.monotonic()
         try:
-            with db.transaction(self._database) as connection:
-                lease = None if self._draining.is_set() else self._claim_next(connection)
+            lease = None if self._draining.is_set() else self._claim_next()
         except BaseException:
             self._slots.release()
             raise
@@ -142,14 +142,15 @@ class Runtime:
         pool.submit(self._run_polled, lease, started)
         return True
 
-    def _claim_next(self, connection: Connection) -> Lease | None:
-        return leases.claim_next(
-            connection,
-            worker_id=self.worker_id,
-            models=self.models,
-            lease_seconds=self._settings.shards.lease_seconds,
-            hint_seconds=self._settings.worker.poll_seconds,
-        )
+    def _claim_next(self) -> Lease | None:
+        with db.transaction(self._database) as connection:
+            return leases.claim_next(
+                connection,
+                worker_id=self.worker_id,
+                models=self.models,
+                lease_seconds=self._settings.shards.lease_seconds,
+                hint_seconds=self._settings.worker.poll_seconds,
+            )
 
     def _run_polled(self, lease: Lease, started: float) -> None:
         try:
@@ -161,16 +162,6 @@ class Runtime:
             self._poll_now.set()
 
     # Running one.
-
-    def _run(self, claim: Claim) -> dict[str, Any]:
-        if self._draining.is_set():
-            return {"claimed": False}
-        started = time.monotonic()
-        with db.transaction(self._database) as connection:
-            lease = claim(connection)
-        if lease is None:
-            return {"claimed": False}
-        return self._run_lease(lease, started)
 
     def _run_lease(self, lease: Lease, started: float) -> dict[str, Any]:
         self._held.add(lease.held)
