@@ -1,6 +1,7 @@
 """What the parameters of a new batch may be. The messages are the contract's. Pure."""
 
 import json
+import re
 from typing import Any
 
 from jobs import windows
@@ -9,6 +10,8 @@ from jobs.errors import InvalidRequest
 from jobs.protocol import BATCH_ENDPOINTS, BatchCreate
 
 MAX_KEY_CHARS, MAX_VALUE_CHARS = 64, 512
+# The pair of a batch's metadata that says which of a project's batches come first.
+PRIORITY, MAX_PRIORITY = "promptmill_priority", 100
 _JSON_TYPES: list[tuple[type, str]] = [
     (bool, "a boolean"),
     (int, "an integer"),
@@ -26,6 +29,7 @@ def check(asked: BatchCreate, *, any_window: bool) -> NewBatch:
         InvalidRequest: a parameter is out of bounds; it is named.
     """
     life = asked.output_expires_after
+    metadata = None if asked.metadata is None else _metadata(asked.metadata)
     _unicode("input_file_id", asked.input_file_id)
     _one_of("endpoint", asked.endpoint, BATCH_ENDPOINTS)
     return NewBatch(
@@ -33,9 +37,20 @@ def check(asked: BatchCreate, *, any_window: bool) -> NewBatch:
         endpoint=asked.endpoint,
         completion_window=asked.completion_window,
         window_seconds=windows.seconds(asked.completion_window, any_window=any_window),
-        metadata=None if asked.metadata is None else _metadata(asked.metadata),
+        metadata=metadata,
         output_expires_after_seconds=life.seconds if life else None,
+        priority=_priority(metadata or {}),
     )
+
+
+def _priority(metadata: dict[str, str]) -> int:
+    """Read the priority of the batch from its metadata, the one place where the stock SDK lets a client put it."""
+    text = metadata.get(PRIORITY, "0")
+    if not re.fullmatch(r"[+-]?[0-9]{1,3}", text) or abs(int(text)) > MAX_PRIORITY:
+        param = f"metadata.{PRIORITY}"
+        message = f"Invalid '{param}': expected an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}, as a string."
+        raise InvalidRequest(message, param=param, code="invalid_value")
+    return int(text)
 
 
 def _unicode(param: str, text: str) -> None:

@@ -39,6 +39,8 @@ class NewBatch:
     window_seconds: int
     metadata: dict[str, str] | None = None
     output_expires_after_seconds: int | None = None
+    priority: int = 0
+    """Higher ones first, among the batches of the project."""
 
 
 def create(connection: Connection, project_id: str, new: NewBatch, settings: Settings) -> str:
@@ -53,7 +55,8 @@ def create(connection: Connection, project_id: str, new: NewBatch, settings: Set
         _fail(connection, batch_id, problems)
         return batch_id
     inputs.write_requests(connection, batch_id, given)
-    _write_shards(connection, batch_id, project_id, given.source, settings)
+    common = {"project_id": project_id, "batch_id": batch_id, "priority": new.priority}
+    _write_shards(connection, common, given.source, settings)
     transitions.move(connection, batch_id, BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
     return batch_id
 
@@ -70,6 +73,7 @@ def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input
         "model": given.source.models[0] if given and len(given.source.models) == 1 else None,
         "metadata": _metadata(new, given),
         "output_expires_after_seconds": new.output_expires_after_seconds,
+        "priority": new.priority,
         "expires_at": func.app_now() + timedelta(seconds=new.window_seconds),
     }
     connection.execute(insert(batches).values(values))
@@ -92,10 +96,10 @@ def _fail(connection: Connection, batch_id: str, problems: Sequence[BatchError])
     transitions.move(connection, batch_id, BatchStatus.VALIDATING, BatchStatus.FAILED)
 
 
-def _write_shards(connection: Connection, batch_id: str, project_id: str, source: Row[Any], settings: Settings) -> None:
+def _write_shards(connection: Connection, common: dict[str, Any], source: Row[Any], settings: Settings) -> None:
     sizes = connection.execute(
         select(lines.c.line_no, func.octet_length(lines.c.content))
-        .join(requests, (requests.c.batch_id == batch_id) & (requests.c.line_no == lines.c.line_no))
+        .join(requests, (requests.c.batch_id == common["batch_id"]) & (requests.c.line_no == lines.c.line_no))
         .where(lines.c.file_id == source.id)
         .order_by(lines.c.line_no)
     )
@@ -104,10 +108,10 @@ def _write_shards(connection: Connection, batch_id: str, project_id: str, source
         max_requests=settings.shards.max_requests,
         max_bytes=settings.shards.max_bytes,
     )
-    common = {"project_id": project_id, "batch_id": batch_id, "model": source.models[0]}
     rows = [
         {
             **common,
+            "model": source.models[0],
             "id": ids.new_shard_id(),
             "number": number,
             "first_line": piece.first_line,

@@ -1,4 +1,4 @@
-"""The lease protocol: who may run a shard, and whose writes count.
+"""The lease protocol: who may run a shard, and whose writes count. `jobs.claims` takes leases.
 
     claim     queued (or lease ended)   lease_token + 1, lease_until = now + ttl
     renew     running, same token       lease_until = now + ttl; tells which batches stop
@@ -37,7 +37,9 @@ class Lease:
 
     shard_id: str
     token: int
+    project_id: str
     batch_id: str
+    priority: int
     source_file_id: str
     first_line: int
     last_line: int
@@ -55,66 +57,6 @@ class Renewal:
     """What a heartbeat learned of one lease. A lease without one is lost."""
 
     stopping: bool
-
-
-_CLAIM = """
-    WITH wanted AS (
-        SELECT s.id, b.source_file_id, b.endpoint, b.expires_at
-        FROM shards s JOIN batches b ON b.id = s.batch_id
-        WHERE {which} AND b.status = 'in_progress' AND b.expires_at > app_now()
-          AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now()))
-        {order} LIMIT 1
-        FOR UPDATE OF s SKIP LOCKED
-    ), earlier AS (
-        UPDATE attempts a SET ended_at = app_now(), end_reason = 'lost'
-        FROM wanted WHERE a.shard_id = wanted.id AND a.ended_at IS NULL
-    ), claimed AS (
-        UPDATE shards s
-        SET state = 'running', lease_token = s.lease_token + 1,
-            lease_until = app_now() + make_interval(secs => :lease_seconds)
-        FROM wanted WHERE s.id = wanted.id
-        RETURNING s.*
-    ), attempt AS (
-        INSERT INTO attempts (shard_id, lease_token, worker_id) SELECT id, lease_token, :worker_id FROM claimed
-    )
-    SELECT c.id AS shard_id, c.lease_token AS token, c.batch_id, w.source_file_id, c.first_line, c.last_line,
-           c.total - c.completed - c.failed AS remaining, w.endpoint,
-           extract(epoch FROM w.expires_at - app_now())::float AS seconds_left
-    FROM claimed c JOIN wanted w ON w.id = c.id
-"""
-# By primary key.
-_CLAIM_ONE = text(_CLAIM.format(which="s.id = :shard_id AND s.model = ANY(:models)", order=""))
-# By the index queued_shards_are_claimed_in_order. `hinted_at`: Celery gets its chance first.
-_CLAIM_NEXT = text(
-    _CLAIM.format(
-        which="""s.state = 'queued' AND s.model = ANY(:models)
-          AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))""",
-        order="ORDER BY s.created_at, s.number",
-    )
-)
-
-
-def claim(
-    connection: Connection, shard_id: str, *, worker_id: str, models: Sequence[str], lease_seconds: float
-) -> Lease | None:
-    """Take the shard and return its lease; None if it is not to be had: held, done, stopped, unknown."""
-    values = {"shard_id": shard_id, "worker_id": worker_id, "models": list(models), "lease_seconds": lease_seconds}
-    row = connection.execute(_CLAIM_ONE, values).one_or_none()
-    return None if row is None else Lease(*row)
-
-
-def claim_next(
-    connection: Connection, *, worker_id: str, models: Sequence[str], lease_seconds: float, hint_seconds: float
-) -> Lease | None:
-    """Take the oldest shard whose hint went out `hint_seconds` ago or never; None if there is none."""
-    values = {
-        "worker_id": worker_id,
-        "models": list(models),
-        "lease_seconds": lease_seconds,
-        "hint_seconds": hint_seconds,
-    }
-    row = connection.execute(_CLAIM_NEXT, values).one_or_none()
-    return None if row is None else Lease(*row)
 
 
 _ROWS = text(

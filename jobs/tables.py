@@ -1,6 +1,6 @@
 """The tables, as SQLAlchemy sees them. `migrations/` makes them; a test holds the two together.
 
-    projects ─ api_keys, calls
+    projects ─ api_keys, calls, turns
         └ files ─ lines                    a file is its lines, byte for byte
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
@@ -145,6 +145,8 @@ batches = Table(
     Column("metadata", JSON),
     Column("errors", JSON),
     Column("output_expires_after_seconds", Integer),
+    # Higher ones first, among the batches of the project.
+    _count("priority", SmallInteger),
     _moment("created_at", required=True),
     _moment("expires_at", required=True),
     _moment("in_progress_at"),
@@ -193,6 +195,8 @@ shards = Table(
     Column("first_line", Integer, nullable=False),
     Column("last_line", Integer, nullable=False),
     Column("model", Text, nullable=False),
+    # Its batch's.
+    _count("priority", SmallInteger),
     Column("state", Text, nullable=False, server_default=text(f"'{ShardState.QUEUED}'")),
     # Raised by each claim; every write of the holder carries it.
     _count("lease_token", BigInteger),
@@ -222,11 +226,21 @@ shards = Table(
     Index(
         "queued_shards_are_claimed_in_order",
         "model",
+        "project_id",
+        text("priority DESC"),
         "created_at",
         "number",
         postgresql_where=text("state = 'queued'"),
     ),
     Index("leases_end", "lease_until", postgresql_where=text("state = 'running'")),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    # When a shard of the project was last claimed.
+    Column("project_id", Text, ForeignKey("projects.id"), primary_key=True),
+    _moment("claimed_at", required=True),
 )
 
 attempts = Table(

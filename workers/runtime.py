@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from jobs import db, fleet, ids, leases, lifecycle, telemetry
+from jobs import claims, db, fleet, ids, leases, lifecycle, telemetry
 from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
@@ -111,7 +111,7 @@ class Runtime:
     def _claim(self, shard_id: str) -> Lease | None:
         seconds = self._settings.shards.lease_seconds
         with db.transaction(self._database) as connection:
-            return leases.claim(
+            return claims.claim(
                 connection, shard_id, worker_id=self.worker_id, models=self.models, lease_seconds=seconds
             )
 
@@ -144,7 +144,7 @@ class Runtime:
 
     def _claim_next(self) -> Lease | None:
         with db.transaction(self._database) as connection:
-            return leases.claim_next(
+            return claims.claim_unhinted(
                 connection,
                 worker_id=self.worker_id,
                 models=self.models,

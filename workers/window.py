@@ -5,7 +5,8 @@
     run.ended.wait()  ◄──  nothing left ◄──────── written ◄──┘
 
 The window does not know where a shard or a batch ends: the first rows of the next one run beside the last rows of
-this one. Batches take turns, row by row; shards of one batch go one after the other. All its state belongs to the
+this one. Projects take turns, row by row, and so do the batches of a project that have the same priority; shards of one
+batch go one after the other. All its state belongs to the
 event loop; other threads enter through `call_soon_threadsafe`.
 """
 
@@ -90,7 +91,7 @@ class Window:
         self._runs: list[ShardRun] = []
         self._in_flight = 0
         self._unwritten = 0
-        # When each batch had its last turn, counted in rows.
+        # When each project and each batch had its last turn, counted in rows.
         self._turn = 0
         self._turns: dict[str, int] = {}
 
@@ -124,19 +125,27 @@ class Window:
             self._start(run, run.rows.popleft())
 
     def _next_run(self) -> ShardRun | None:
-        """Return the shard whose row is next: the first one of the batch that has waited longest for its turn."""
+        """Return the shard whose row is next: of the project that has waited longest, the batch that comes first."""
         now = time.monotonic()
         for run in tuple(self._runs):
             if run.rows and now >= min(run.lease_deadline, run.start_deadline):
                 self._end(run, Ending.LOST if now >= run.lease_deadline else Ending.LET_GO, abort=run.is_lost)
         waiting = [run for run in self._runs if run.rows]
-        chosen = min(
-            waiting, key=lambda run: (self._turns.get(run.lease.batch_id, 0), run.lease.first_line), default=None
-        )
+        chosen = min(waiting, key=self._place, default=None)
         if chosen:
             self._turn += 1
-            self._turns[chosen.lease.batch_id] = self._turn
+            self._turns[chosen.lease.project_id] = self._turns[chosen.lease.batch_id] = self._turn
         return chosen
+
+    def _place(self, run: ShardRun) -> tuple[int, int, int, int]:
+        """Return what `run` is ordered by. `jobs.claims` orders shards by the same rules."""
+        lease = run.lease
+        return (
+            self._turns.get(lease.project_id, 0),
+            -lease.priority,
+            self._turns.get(lease.batch_id, 0),
+            lease.first_line,
+        )
 
     def _start(self, run: ShardRun, row: Row) -> None:
         task = self._loop.create_task(self._run_row(run, row))
@@ -207,6 +216,12 @@ class Window:
     def _close_if_over(self, run: ShardRun) -> None:
         if run in self._runs and not (run.rows or run.in_engine or run.unwritten):
             self._runs.remove(run)
-            if not any(other.lease.batch_id == run.lease.batch_id for other in self._runs):
-                self._turns.pop(run.lease.batch_id, None)
+            self._forget_turns(run.lease)
             run.ended.set()
+
+    def _forget_turns(self, ended: Lease) -> None:
+        others = [run.lease for run in self._runs]
+        if all(lease.batch_id != ended.batch_id for lease in others):
+            self._turns.pop(ended.batch_id, None)
+        if all(lease.project_id != ended.project_id for lease in others):
+            self._turns.pop(ended.project_id, None)

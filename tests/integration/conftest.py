@@ -6,10 +6,11 @@ import pytest
 from payloads import CHAT, numbered
 from sqlalchemy import Engine, text
 
-from jobs import batches, db, fleet, keys, leases
+from jobs import batches, claims, db, fleet, keys, leases
 from jobs.batches import NewBatch
 from jobs.idempotency import Call
 from jobs.ingest import Ingest
+from jobs.keys import Caller
 from jobs.leases import Lease, Written
 from jobs.outcomes import Outcome, success
 from jobs.settings import Settings
@@ -37,9 +38,11 @@ class Domain:
             ingest.discard()
             raise
 
+    def call(self, caller: Caller) -> Call:
+        return Call(caller, "/v1/files")
+
     def finish(self, ingest: Ingest) -> str:
-        call = Call(self.caller, "/v1/files")
-        return ingest.finish(call, filename="a.jsonl", purpose="batch", expires_after_seconds=None)
+        return ingest.finish(self.call(self.caller), filename="a.jsonl", purpose="batch", expires_after_seconds=None)
 
     def create(self, file_id: str, endpoint: str = CHAT, metadata: dict[str, str] | None = None) -> str:
         with db.transaction(self.engine) as connection:
@@ -61,7 +64,7 @@ class Domain:
 
     def claim(self, shard_id: str, seconds: float = 60, worker: str = "worker_1") -> Lease | None:
         with db.transaction(self.engine) as connection:
-            return leases.claim(connection, shard_id, worker_id=worker, models=["scripted"], lease_seconds=seconds)
+            return claims.claim(connection, shard_id, worker_id=worker, models=["scripted"], lease_seconds=seconds)
 
     def rows(self, lease: Lease) -> list[int]:
         with db.transaction(self.engine) as connection:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from payloads import parse
 
-from jobs import batches, content, db, ids, leases, lifecycle, retention
+from jobs import batches, claims, content, db, ids, leases, lifecycle, retention
 from jobs.errors import StateConflict
 from jobs.outcomes import success
 from jobs.states import BatchStatus
@@ -73,7 +73,7 @@ def test_of_twenty_claims_at_once_one_succeeds(domain: Any) -> None:
 def test_a_worker_claims_only_models_that_it_serves(domain: Any) -> None:
     (shard,) = domain.shards(domain.new_batch(1))
     with db.transaction(domain.engine) as connection:
-        assert leases.claim(connection, shard.id, worker_id="w", models=["other"], lease_seconds=60) is None
+        assert claims.claim(connection, shard.id, worker_id="w", models=["other"], lease_seconds=60) is None
 
 
 def test_unknown_shards_are_nobodys(domain: Any) -> None:
@@ -156,7 +156,9 @@ def test_the_oldest_forgotten_shard_is_next(domain: Any) -> None:
 
     def claim_next() -> Any:
         with db.transaction(domain.engine) as connection:
-            return leases.claim_next(connection, worker_id="w", models=["scripted"], lease_seconds=60, hint_seconds=10)
+            return claims.claim_unhinted(
+                connection, worker_id="w", models=["scripted"], lease_seconds=60, hint_seconds=10
+            )
 
     assert claim_next().batch_id == second
     assert claim_next() is None

@@ -31,6 +31,8 @@ def test_what_fits_is_taken() -> None:
         ({"metadata": {"tags": ["a"]}}, "metadata.tags", "invalid_type"),
         ({"metadata": {"n": None}}, "metadata.n", "invalid_type"),
         ({"metadata": {"k": "\ud800"}}, "metadata", "invalid_value"),
+        ({"metadata": {"promptmill_priority": "high"}}, "metadata.promptmill_priority", "invalid_value"),
+        ({"metadata": {"promptmill_priority": "101"}}, "metadata.promptmill_priority", "invalid_value"),
         ({"metadata": {"k" * 65: "v"}}, f"metadata.{'k' * 65}", "string_above_max_length"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k", "string_above_max_length"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "object_above_max_properties"),
@@ -40,6 +42,12 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], param: str, code: s
     with pytest.raises(InvalidRequest) as caught:
         check(asked(**changes))
     assert (caught.value.param, caught.value.code) == (param, code)
+
+
+@pytest.mark.parametrize(("text", "priority"), [("10", 10), ("-100", -100), ("+1", 1)])
+def test_the_priority_is_read_from_the_metadata(text: str, priority: int) -> None:
+    assert check(asked(metadata={"promptmill_priority": text})).priority == priority
+    assert check(asked()).priority == 0
 
 
 def test_the_wording_is_the_contracts() -> None:

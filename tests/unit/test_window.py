@@ -74,10 +74,18 @@ class Bench:
         for _ in range(10):
             self.loop.run_until_complete(asyncio.sleep(0))
 
-    def run(self, *prompts: str, lease: float = 60, expires: float = 60, batch: str = "batch_1") -> ShardRun:
+    def run(
+        self,
+        *prompts: str,
+        lease: float = 60,
+        expires: float = 60,
+        batch: str = "batch_1",
+        project: str = "proj_1",
+        priority: int = 0,
+    ) -> ShardRun:
         lines = jsonl(request(prompt, prompt) for prompt in prompts).splitlines(keepends=True)
         run = ShardRun(
-            lease=Lease("shard_1", 1, batch, "file-1", 1, len(lines), len(lines), CHAT, 60),
+            lease=Lease("shard_1", 1, project, batch, priority, "file-1", 1, len(lines), len(lines), CHAT, 60),
             rows=deque(
                 Row(number, prompt, line) for number, (prompt, line) in enumerate(zip(prompts, lines, strict=True), 1)
             ),
@@ -143,6 +151,28 @@ def test_batches_take_turns_and_shards_of_one_batch_do_not(bench: Bench) -> None
         bench.finish(prompt)
         order += sorted(set(bench.engine.running) - set(order))
     assert order == ["a1", "a2", "b1", "a3", "b2", "a4"]
+
+
+def test_projects_take_turns_however_many_batches_they_have(bench: Bench) -> None:
+    bench.run("a1", "a2")
+    bench.run("b1", "b2", batch="batch_2")
+    bench.run("c1", "c2", batch="batch_3", project="proj_2")
+    assert started_in_order(bench, "a1", "a2") == ["a1", "a2", "c1", "b1", "c2", "b2"]
+
+
+def test_within_a_project_the_higher_priority_goes_first(bench: Bench) -> None:
+    bench.run("a1", "a2", "a3")
+    bench.run("b1", "b2", batch="batch_2", priority=1)
+    assert started_in_order(bench, "a1", "a2") == ["a1", "a2", "b1", "b2", "a3"]
+
+
+def started_in_order(bench: Bench, *running: str) -> list[str]:
+    """Finish one row after the other, and return all in the order in which they started."""
+    order = list(running)
+    for prompt in order:
+        bench.finish(prompt)
+        order += sorted(set(bench.engine.running) - set(order))
+    return order
 
 
 def test_a_shard_is_over_when_its_last_outcome_is_written(bench: Bench) -> None:

@@ -1,0 +1,100 @@
+"""Whose shard is run next, and the claim of it.
+
+    1. the project of which the fewest shards run
+    2. of those, the one that had its last turn longest ago
+    3. within a project, the batch with the highest priority
+    4. the shard that the hint names, else the oldest
+
+A hint wakes a worker and names a shard, but it does not decide: hints of a huge batch stand in front of those of a
+small one in Redis, and its shards do not. As many hints are sent as there are shards, so each shard gets its turn.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+from jobs.leases import Lease
+
+# Shards that are looked at for each project and model: more than workers that claim at the same moment.
+_CANDIDATES = 32
+
+# `{new}` limits what may be claimed beside the hinted shard.
+_CLAIM = """
+    WITH active AS (
+        SELECT DISTINCT project_id FROM batches WHERE status = 'in_progress'
+    ), running AS (
+        SELECT project_id, count(*) AS shards FROM shards
+        WHERE state = 'running' AND model = ANY(:models) GROUP BY project_id
+    ), candidates AS (
+        SELECT first.id FROM active CROSS JOIN unnest(CAST(:models AS text[])) AS served (model)
+        CROSS JOIN LATERAL (
+            SELECT s.id FROM shards s JOIN batches b ON b.id = s.batch_id
+            WHERE s.state = 'queued' AND s.model = served.model AND s.project_id = active.project_id
+              AND b.status = 'in_progress' AND b.expires_at > app_now() AND {may_run}
+            ORDER BY s.priority DESC, s.created_at, s.number LIMIT {candidates}
+        ) AS first
+        UNION
+        SELECT id FROM shards WHERE id = :hinted
+    ), wanted AS (
+        SELECT s.id, s.project_id, b.source_file_id, b.endpoint, b.expires_at
+        FROM candidates JOIN shards s ON s.id = candidates.id JOIN batches b ON b.id = s.batch_id
+        LEFT JOIN running ON running.project_id = s.project_id
+        LEFT JOIN turns ON turns.project_id = s.project_id
+        WHERE s.model = ANY(:models) AND b.status = 'in_progress' AND b.expires_at > app_now()
+          AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now()))
+        ORDER BY coalesce(running.shards, 0), turns.claimed_at NULLS FIRST, s.project_id,
+                 s.priority DESC, s.id IS DISTINCT FROM :hinted, s.created_at, s.number
+        LIMIT 1
+        FOR UPDATE OF s SKIP LOCKED
+    ), earlier AS (
+        UPDATE attempts a SET ended_at = app_now(), end_reason = 'lost'
+        FROM wanted WHERE a.shard_id = wanted.id AND a.ended_at IS NULL
+    ), claimed AS (
+        UPDATE shards s
+        SET state = 'running', lease_token = s.lease_token + 1,
+            lease_until = app_now() + make_interval(secs => :lease_seconds)
+        FROM wanted WHERE s.id = wanted.id
+        RETURNING s.*
+    ), attempt AS (
+        INSERT INTO attempts (shard_id, lease_token, worker_id) SELECT id, lease_token, :worker_id FROM claimed
+    ), turn AS (
+        INSERT INTO turns (project_id) SELECT project_id FROM claimed
+        ON CONFLICT (project_id) DO UPDATE SET claimed_at = app_now()
+    )
+    SELECT c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, w.source_file_id,
+           c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, w.endpoint,
+           extract(epoch FROM w.expires_at - app_now())::float AS seconds_left
+    FROM claimed c JOIN wanted w ON w.id = c.id
+"""
+_CLAIM_HINTED = text(_CLAIM.format(may_run="true", candidates=_CANDIDATES))
+# Celery gets its chance first.
+_CLAIM_UNHINTED = text(
+    _CLAIM.format(
+        may_run="(s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))",
+        candidates=_CANDIDATES,
+    )
+)
+
+
+def claim(
+    connection: Connection, hinted: str, *, worker_id: str, models: Sequence[str], lease_seconds: float
+) -> Lease | None:
+    """Take the shard whose turn it is, on a hint that names `hinted`, and return its lease; None if none waits."""
+    values = {"hinted": hinted, "worker_id": worker_id, "models": list(models), "lease_seconds": lease_seconds}
+    row = connection.execute(_CLAIM_HINTED, values).one_or_none()
+    return None if row is None else Lease(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name for it
+
+
+def claim_unhinted(
+    connection: Connection, *, worker_id: str, models: Sequence[str], lease_seconds: float, hint_seconds: float
+) -> Lease | None:
+    """Take the shard whose turn it is of those whose hint went out `hint_seconds` ago or never; None if none waits."""
+    values = {
+        "hinted": None,
+        "worker_id": worker_id,
+        "models": list(models),
+        "lease_seconds": lease_seconds,
+        "hint_seconds": hint_seconds,
+    }
+    row = connection.execute(_CLAIM_UNHINTED, values).one_or_none()
+    return None if row is None else Lease(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name for it
