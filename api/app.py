@@ -2,10 +2,12 @@
 
 import contextlib
 import ctypes
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from api import errors
 from api.context import Context
@@ -24,7 +26,9 @@ LARGE_BLOCK_BYTES = 8_000_000
 def create_app(settings: Settings) -> FastAPI:
     """Return the service. Nothing is connected yet."""
     # The interactive documentation loads scripts from elsewhere; the document itself is at /openapi.json.
-    app = FastAPI(title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None, lifespan=_close_at_the_end
+    )
     database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
     app.state.context = Context(settings, database, Dispatcher(database, settings))
     for module in (files, batches, models, health):
@@ -33,6 +37,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestIds)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _close_at_the_end(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    context: Context = app.state.context
+    await run_in_threadpool(context.dispatcher.close)
+    context.database.dispose()
 
 
 def _return_large_blocks() -> None:

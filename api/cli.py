@@ -7,6 +7,7 @@ Commands of other packages are found as entry points of the group `promptmill.co
 import asyncio
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from jobs import settings
 from jobs.errors import PromptmillError, Unavailable
+from jobs.keys import Scope
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +35,8 @@ app = typer.Typer(
 )
 key_commands = typer.Typer(help="API keys.", no_args_is_help=True)
 app.add_typer(key_commands, name="keys")
+project_commands = typer.Typer(help="Projects and their quotas.", no_args_is_help=True)
+app.add_typer(project_commands, name="projects")
 out = Console()
 err = Console(stderr=True)
 
@@ -104,11 +108,16 @@ def create_key(
     *,
     project: Annotated[str, typer.Option(help="The project; it is made if it is new.")] = "default",
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    scope: Annotated[list[Scope] | None, typer.Option(help="What it may do; repeatable. All, if not given.")] = None,
+    days: Annotated[float | None, typer.Option(max=36_500, help="Days until it expires. Never, if not given.")] = None,
 ) -> None:
     """Make an API key and print it. It is shown this once."""
     from api import admin
 
-    sys.stdout.write(admin.create_key(_configuration(), project=project, name=name) + "\n")
+    lifetime = None if days is None else timedelta(days=days)
+    scopes = scope or [Scope.EVERYTHING]
+    key = admin.create_key(_configuration(), project=project, name=name, scopes=scopes, lifetime=lifetime)
+    sys.stdout.write(key + "\n")
 
 
 @key_commands.command("list")
@@ -116,9 +125,9 @@ def list_keys() -> None:
     """List the API keys, without their secrets."""
     from api import admin
 
-    table = Table("id", "name", "project", "created", "revoked")
+    table = Table("id", "name", "project", "scopes", "created", "expires", "state")
     for key in admin.list_keys(_configuration()):
-        cells = (key.id, key.name, key.project, key.created_at, "yes" if key.revoked else "no")
+        cells = (key.id, key.name, key.project, key.scopes, key.created_at, key.expires_at, key.state)
         table.add_row(*(escape(cell) for cell in cells))
     out.print(table)
 
@@ -130,6 +139,51 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key, or its id as
 
     admin.revoke_key(_configuration(), key_id)
     out.print("Revoked.")
+
+
+Limit = Annotated[int | None, typer.Option(min=-1, help="-1: as the setting has it.")]
+
+
+@project_commands.command("limit")
+def limit_project(
+    project: Annotated[str, typer.Argument(help="Its name.")],
+    *,
+    max_files: Limit = None,
+    max_bytes: Limit = None,
+    max_open_batches: Limit = None,
+    max_open_requests: Limit = None,
+    max_enqueued_tokens: Limit = None,
+    calls_per_minute: Limit = None,
+) -> None:
+    """Set quotas of a project, from the next call on. What is not named stays as it is."""
+    from api import admin
+
+    asked = {
+        "max_files": max_files,
+        "max_bytes": max_bytes,
+        "max_open_batches": max_open_batches,
+        "max_open_requests": max_open_requests,
+        "max_enqueued_tokens": max_enqueued_tokens,
+        "calls_per_minute": calls_per_minute,
+    }
+    limits = {name: None if value == -1 else value for name, value in asked.items() if value is not None}
+    if not limits:
+        message = "No limit is named."
+        raise typer.BadParameter(message)
+    admin.limit_project(_configuration(), project, limits)
+    out.print("Done.")
+
+
+@project_commands.command("list")
+def list_projects() -> None:
+    """List the projects and their own quotas."""
+    from api import admin
+
+    rows = admin.list_projects(_configuration())
+    table = Table(*(rows[0] if rows else ("name",)))
+    for row in rows:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+    out.print(table)
 
 
 def _add_other_commands() -> None:

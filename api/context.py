@@ -4,15 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Request, Security
+from fastapi.security import SecurityScopes
 from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
-from jobs import db, idempotency, keys
+from jobs import db, idempotency, keys, quotas
 from jobs.dispatch import Dispatcher
 from jobs.errors import AuthenticationFailed
 from jobs.idempotency import Call
-from jobs.keys import Caller
+from jobs.keys import Caller, Scope
 from jobs.settings import Settings
 
 Answer = TypeVar("Answer")
@@ -43,25 +44,43 @@ def _context(request: Request) -> Context:
 Here = Annotated[Context, Depends(_context)]
 
 
-async def _caller(request: Request, context: Here) -> Caller:
-    """Return who calls. Every route but the health checks depends on it.
+async def _caller(request: Request, needs: SecurityScopes, context: Here) -> Caller:
+    """Return who calls. Every route but the health checks depends on it, and says which scopes it needs.
 
     Raises:
         AuthenticationFailed: no key, or not one of ours.
+        PermissionDenied: the key lacks a scope.
+        QuotaExceeded: the project had its calls of this minute.
     """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         message = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
         raise AuthenticationFailed(message)
-    return await context.transaction(lambda connection: keys.authenticate(connection, key.strip()))
+    default = context.settings.quotas.calls_per_minute
+
+    def admit(connection: Connection) -> Caller:
+        caller = keys.authenticate(connection, key.strip())
+        most = caller.calls_per_minute
+        quotas.take_call(connection, caller.project_id, default if most is None else most)
+        return caller
+
+    caller = await context.transaction(admit)
+    caller.require(needs.scopes)
+    return caller
 
 
-Authenticated = Annotated[Caller, Depends(_caller)]
+FilesReader = Annotated[Caller, Security(_caller, scopes=[Scope.FILES_READ])]
+FilesWriter = Annotated[Caller, Security(_caller, scopes=[Scope.FILES_WRITE])]
+BatchesReader = Annotated[Caller, Security(_caller, scopes=[Scope.BATCHES_READ])]
+BatchesWriter = Annotated[Caller, Security(_caller, scopes=[Scope.BATCHES_WRITE])]
+WebhooksReader = Annotated[Caller, Security(_caller, scopes=[Scope.WEBHOOKS_READ])]
+WebhooksWriter = Annotated[Caller, Security(_caller, scopes=[Scope.WEBHOOKS_WRITE])]
+ModelsReader = Annotated[Caller, Security(_caller, scopes=[Scope.MODELS_READ])]
 
 
 async def _call(
     request: Request,
-    caller: Authenticated,
+    caller: Annotated[Caller, Depends(_caller)],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=idempotency.MAX_KEY_CHARS)] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Call:
@@ -70,4 +89,5 @@ async def _call(
     return Call(caller, request.url.path, key=idempotency_key, is_retry=is_retry)
 
 
-Repeatable = Annotated[Call, Depends(_call)]
+CreatesFile = Annotated[Call, Security(_call, scopes=[Scope.FILES_WRITE])]
+CreatesBatch = Annotated[Call, Security(_call, scopes=[Scope.BATCHES_WRITE])]

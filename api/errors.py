@@ -21,6 +21,8 @@ _TABLE: list[tuple[type[errors.PromptmillError], int, str, dict[str, str]]] = [
     (errors.PayloadTooLarge, 413, INVALID, {}),
     (errors.InvalidRequest, 400, INVALID, {}),
     (errors.AuthenticationFailed, 401, INVALID, {"www-authenticate": "Bearer"}),
+    (errors.PermissionDenied, 403, INVALID, {}),
+    (errors.QuotaExceeded, 429, "rate_limit_error", {}),
     (errors.NotFound, 404, INVALID, {}),
     # The SDK retries a 409 unless it is told that this one is final.
     (errors.StateConflict, 409, INVALID, {"x-should-retry": "false"}),
@@ -60,10 +62,18 @@ async def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.PromptmillError)
     for kind, status, wire_type, headers in _TABLE:
         if isinstance(error, kind):
+            more = _when_to_retry(error) if isinstance(error, errors.QuotaExceeded) else {}
             return reply(
-                status, error.message, kind=wire_type, param=error.param, code=error.code, headers=dict(headers)
+                status, error.message, kind=wire_type, param=error.param, code=error.code, headers=headers | more
             )
     return unexpected(error)
+
+
+def _when_to_retry(error: errors.QuotaExceeded) -> dict[str, str]:
+    """Say it as the SDK reads it: it waits and tries again by itself, unless only its user can mend this."""
+    if error.retry_after_ms is None:
+        return {"retry-after-ms": "60000", "retry-after": "60", "x-should-retry": "false"}
+    return {"retry-after-ms": str(error.retry_after_ms), "retry-after": str(-(-error.retry_after_ms // 1_000))}
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, text, tuple_, update
 
-from jobs import ids, inputs, sharding, transitions, validation
+from jobs import ids, inputs, quotas, sharding, transitions, validation
 from jobs.errors import InvalidRequest, NotFound, StateConflict
 from jobs.inputs import Input
 from jobs.protocol import (
@@ -47,10 +47,14 @@ def create(connection: Connection, project_id: str, new: NewBatch, settings: Set
     """Write a batch, its request index and its shards, and return its id. It is in progress, or has failed validation.
 
     A missing file and bad lines are not errors of this call: the contract has the batch created, then `failed`.
+
+    Raises:
+        QuotaExceeded: the project has as many open batches or requests as it may have.
     """
     given = inputs.lock(connection, project_id, new.input_file_id)
     batch_id = _insert(connection, project_id, new, given)
     problems = validation.problems(connection, given.source if given else None, new, settings)
+    problems = problems or _beyond_quota(connection, batch_id, project_id, given, settings)
     if problems or given is None:
         _fail(connection, batch_id, problems)
         return batch_id
@@ -78,6 +82,21 @@ def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input
     }
     connection.execute(insert(batches).values(values))
     return batch_id
+
+
+def _beyond_quota(
+    connection: Connection, batch_id: str, project_id: str, given: Input | None, settings: Settings
+) -> list[BatchError]:
+    """Count the batch against its project's quotas; return the problem if it has too many tokens."""
+    if given is None:
+        return []
+    quota = quotas.find(connection, project_id, settings.quotas)
+    count, size = inputs.size(connection, given)
+    work = quotas.Work(batch_id, requests=count, tokens=size // quotas.BYTES_PER_TOKEN)
+    quotas.admit_batch(connection, project_id, quota, work)
+    connection.execute(update(batches).where(batches.c.id == batch_id).values(enqueued_tokens=work.tokens))
+    problem = quotas.token_problem(connection, project_id, quota, work)
+    return [problem] if problem else []
 
 
 def _metadata(new: NewBatch, given: Input | None) -> dict[str, str] | None:

@@ -88,6 +88,11 @@ class Dispatcher:
         if self._room.acquire(blocking=False):
             self._later.submit(self.hint_batch, batch_id).add_done_callback(lambda _: self._room.release())
 
+    def close(self) -> None:
+        """Send no more hints. The one under way is waited for; the reconciler sends the others."""
+        self._later.shutdown(cancel_futures=True)
+        self._celery.close()
+
     def hint_batch(self, batch_id: str) -> None:
         """Announce the shards of a batch that was just committed. Does not raise."""
         try:

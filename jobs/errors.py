@@ -4,6 +4,8 @@
     ├ InvalidRequest              the client's fault; answered with 400
     │ └ PayloadTooLarge           answered with 413
     ├ AuthenticationFailed        answered with 401
+    ├ PermissionDenied            the key may not do this; answered with 403
+    ├ QuotaExceeded               the project has what it may have; answered with 429
     ├ NotFound                    unknown here, or somebody else's: the same answer (404)
     ├ StateConflict               legal at another time (409, never retried by the SDK)
     ├ Unavailable                 Postgres or Redis is away (503, may be retried)
@@ -42,6 +44,20 @@ class AuthenticationFailed(PromptmillError):
     """Incorrect API key provided."""
 
     code = "invalid_api_key"
+
+
+class PermissionDenied(PromptmillError):
+    """The API key does not allow this."""
+
+    code = "missing_scope"
+
+
+class QuotaExceeded(PromptmillError):
+    """The project has as much as it may have. `retry_after_ms`: when it may ask again; None: not before it deletes."""
+
+    def __init__(self, message: str, *, code: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_ms = retry_after_ms
 
 
 class NotFound(PromptmillError):

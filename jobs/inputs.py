@@ -65,6 +65,23 @@ _FAILED = text(
 )
 
 
+_FAILED_SIZE = text(
+    """
+    SELECT count(*), coalesce(sum(octet_length(l.content)), 0)::bigint
+    FROM results x JOIN lines l ON l.file_id = :file_id AND l.line_no = x.line_no
+    WHERE x.batch_id = :retry_of AND x.is_error
+    """
+)
+
+
+def size(connection: Connection, given: Input) -> tuple[int, int]:
+    """Return how many requests are to be run, and how many bytes their lines have."""
+    if given.retry_of is None:
+        return given.source.requests, given.source.bytes
+    row = connection.execute(_FAILED_SIZE, {"file_id": given.source.id, "retry_of": given.retry_of}).one()
+    return int(row[0]), int(row[1])
+
+
 def write_requests(connection: Connection, batch_id: str, given: Input) -> None:
     """Write the request index of a new batch."""
     if given.retry_of is None:

@@ -7,18 +7,36 @@ leaked keys.
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from jobs import ids
-from jobs.errors import AuthenticationFailed, InvalidRequest, NotFound
+from jobs.errors import AuthenticationFailed, InvalidRequest, NotFound, PermissionDenied
 from jobs.tables import api_keys, projects
 
 PREFIX = "pm"
 DEFAULT_PROJECT = "default"
 MAX_NAME_CHARS = 100
+IN_USE = api_keys.c.revoked_at.is_(None) & (api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > func.app_now()))
+
+
+class Scope(StrEnum):
+    """What a key may be allowed to do. Without a choice it may do everything."""
+
+    FILES_READ = "files.read"
+    FILES_WRITE = "files.write"
+    BATCHES_READ = "batches.read"
+    BATCHES_WRITE = "batches.write"
+    WEBHOOKS_READ = "webhooks.read"
+    WEBHOOKS_WRITE = "webhooks.write"
+    MODELS_READ = "models.read"
+    EVERYTHING = "*"
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,20 @@ class Caller:
 
     project_id: str
     key_id: str
+    scopes: frozenset[str] = frozenset({Scope.EVERYTHING})
+    calls_per_minute: int | None = None
+    """The project's own limit; None: the setting's."""
+
+    def require(self, scopes: Iterable[str]) -> None:
+        """Go on if the key has all these scopes.
+
+        Raises:
+            PermissionDenied: it has not; they are named.
+        """
+        missing = set() if Scope.EVERYTHING in self.scopes else set(scopes) - self.scopes
+        if missing:
+            message = f"The API key has insufficient permissions. Missing scopes: {', '.join(sorted(missing))}."
+            raise PermissionDenied(message)
 
 
 @dataclass(frozen=True)
@@ -37,21 +69,40 @@ class KeyInfo:
     name: str
     project: str
     created_at: str
-    revoked: bool
+    scopes: str
+    expires_at: str
+    state: Literal["in use", "revoked", "expired"]
 
 
-def create(connection: Connection, *, project: str, name: str) -> str:
+def create(
+    connection: Connection,
+    *,
+    project: str,
+    name: str,
+    scopes: Sequence[Scope] = (Scope.EVERYTHING,),
+    lifetime: timedelta | None = None,
+) -> str:
     """Make a key for the project, which is made too if it is new. The key is returned once and never again.
 
     Raises:
-        InvalidRequest: a name is empty, too long, or holds control characters.
+        InvalidRequest: a name is empty, too long, or holds control characters; or the key would never be valid.
     """
+    if not scopes or (lifetime is not None and lifetime <= timedelta()):
+        message = "A key needs at least one scope, and a life longer than nothing."
+        raise InvalidRequest(message)
     if not project or not (project + name).isprintable() or max(len(project), len(name)) > MAX_NAME_CHARS:
         message = f"Names have at most {MAX_NAME_CHARS} printable characters, and a project's at least one."
         raise InvalidRequest(message)
     project_id = _project_id(connection, project)
     key_id, secret = secrets.token_hex(6), secrets.token_hex(24)
-    values = {"id": key_id, "project_id": project_id, "name": name, "secret_hash": _hash(secret)}
+    values = {
+        "id": key_id,
+        "project_id": project_id,
+        "name": name,
+        "secret_hash": _hash(secret),
+        "scopes": sorted(set(scopes)),
+        "expires_at": None if lifetime is None else func.app_now() + lifetime,
+    }
     connection.execute(insert(api_keys).values(values))
     return f"{PREFIX}_{key_id}_{secret}"
 
@@ -66,18 +117,19 @@ def authenticate(connection: Connection, key: str) -> Caller:
     """Return who the key stands for.
 
     Raises:
-        AuthenticationFailed: there is no such key, or it was revoked.
+        AuthenticationFailed: there is no such key, it was revoked, or it has expired.
     """
     prefix, _, rest = key.partition("_")
     key_id, _, secret = rest.partition("_")
     if prefix != PREFIX or not key_id.isalnum() or not key_id.isascii():
         raise AuthenticationFailed
-    statement = select(api_keys.c.project_id, api_keys.c.secret_hash)
-    row = connection.execute(statement.where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))).one_or_none()
+    columns = (api_keys.c.project_id, api_keys.c.secret_hash, api_keys.c.scopes, projects.c.calls_per_minute)
+    statement = select(*columns).join(projects)
+    row = connection.execute(statement.where(api_keys.c.id == key_id, IN_USE)).one_or_none()
     # Compared even when there is no such key, so that the answer takes as long.
     if not hmac.compare_digest(_hash(secret), row.secret_hash if row else bytes(32)) or row is None:
         raise AuthenticationFailed
-    return Caller(row.project_id, key_id)
+    return Caller(row.project_id, key_id, frozenset(row.scopes), row.calls_per_minute)
 
 
 def is_valid(connection: Connection, key: str) -> bool:
@@ -104,11 +156,22 @@ def revoke(connection: Connection, key: str) -> None:
 
 def list_all(connection: Connection) -> list[KeyInfo]:
     """Return what may be shown of every key, oldest first."""
-    statement = select(api_keys, projects.c.name.label("project")).join(projects).order_by(api_keys.c.created_at)
-    return [
-        KeyInfo(row.id, row.name, row.project, row.created_at.isoformat(timespec="seconds"), row.revoked_at is not None)
-        for row in connection.execute(statement)
-    ]
+    is_expired = func.coalesce(api_keys.c.expires_at <= func.app_now(), False).label("is_expired")
+    statement = select(api_keys, is_expired, projects.c.name.label("project")).join(projects)
+    statement = statement.order_by(api_keys.c.created_at)
+    return [_info(row) for row in connection.execute(statement)]
+
+
+def _info(row: Row[Any]) -> KeyInfo:
+    return KeyInfo(
+        id=row.id,
+        name=row.name,
+        project=row.project,
+        created_at=row.created_at.isoformat(timespec="seconds"),
+        scopes=", ".join(row.scopes),
+        expires_at=row.expires_at.isoformat(timespec="seconds") if row.expires_at else "never",
+        state="revoked" if row.revoked_at else "expired" if row.is_expired else "in use",
+    )
 
 
 def _hash(secret: str) -> bytes:

@@ -45,6 +45,26 @@ class Limits(_Section):
     """Accept windows from `1h` to `30d`. Off: the Batch API knows `24h` only, and clients may rely on the refusal."""
 
 
+Quota = Annotated[int, Field(ge=0)] | None
+
+
+class Quotas(_Section):
+    """What each project may have, unless `promptmill projects limit` gave it a limit of its own. Unset: unlimited."""
+
+    max_files: Quota = None
+    """Uploaded files that are neither deleted nor expired. Unset: on a disk of one's own there is nobody to bound."""
+    max_bytes: Quota = None
+    """Bytes of those files. Unset, for the same reason."""
+    max_open_batches: Quota = None
+    """Batches that have not ended. Unset: fair share already keeps one project from holding up another."""
+    max_open_requests: Quota = None
+    """Requests of those batches. Unset, for the same reason."""
+    max_enqueued_tokens: Quota = None
+    """Input tokens of those batches, taken as a token for each four bytes of input. Unset, for the same reason."""
+    calls_per_minute: Quota = None
+    """Calls of the HTTP interface. Unset: a stock client that polls is no burden."""
+
+
 class Shards(_Section):
     """How a batch is cut, and how long a worker may hold a piece of it."""
 
@@ -179,6 +199,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
     limits: Limits = Limits()
+    quotas: Quotas = Quotas()
     shards: Shards = Shards()
     retention: Retention = Retention()
     reconciler: Reconciler = Reconciler()

@@ -1,6 +1,6 @@
 """The tables, as SQLAlchemy sees them. `migrations/` makes them; a test holds the two together.
 
-    projects ─ api_keys, calls, turns
+    projects ─ api_keys, call_budgets, calls, turns
         └ files ─ lines                    a file is its lines, byte for byte
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
@@ -19,6 +19,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -66,6 +67,13 @@ projects = Table(
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
     _moment("created_at", required=True),
+    # Its quotas (jobs.quotas); null: the setting's.
+    Column("max_files", BigInteger),
+    Column("max_bytes", BigInteger),
+    Column("max_open_batches", BigInteger),
+    Column("max_open_requests", BigInteger),
+    Column("max_enqueued_tokens", BigInteger),
+    Column("calls_per_minute", BigInteger),
     UniqueConstraint("name", name="project_names_are_unique"),
 )
 
@@ -77,8 +85,21 @@ api_keys = Table(
     Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
     Column("name", Text, nullable=False),
     Column("secret_hash", LargeBinary, nullable=False),
+    # `jobs.keys.Scope`; * is all of them.
+    Column("scopes", ARRAY(Text), nullable=False, server_default=text("'{*}'")),
     _moment("created_at", required=True),
+    _moment("expires_at"),
     _moment("revoked_at"),
+)
+
+call_budgets = Table(
+    "call_budgets",
+    metadata,
+    # Calls that the project has left, as of `refilled_at`.
+    Column("project_id", Text, primary_key=True),
+    Column("calls", Double, nullable=False),
+    _moment("refilled_at", required=True),
+    prefixes=["UNLOGGED"],
 )
 
 files = Table(
@@ -147,6 +168,8 @@ batches = Table(
     Column("output_expires_after_seconds", Integer),
     # Higher ones first, among the batches of the project.
     _count("priority", SmallInteger),
+    # An estimate, counted against the project's quota until the batch ends.
+    _count("enqueued_tokens", BigInteger),
     _moment("created_at", required=True),
     _moment("expires_at", required=True),
     _moment("in_progress_at"),

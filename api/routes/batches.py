@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
 from api import batch_rules
-from api.context import Authenticated, Context, Here, Repeatable
+from api.context import BatchesReader, BatchesWriter, Context, CreatesBatch, Here
 from jobs import batches, idempotency
 from jobs.keys import Caller
 from jobs.protocol import Batch, BatchCreate, Page
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 
 @router.post("")
-async def create_batch(asked: BatchCreate, call: Repeatable, context: Here) -> Batch:
+async def create_batch(asked: BatchCreate, call: CreatesBatch, context: Here) -> Batch:
     """Create a batch. When this answers, the batch is committed, and so is everything that is to be run for it.
 
     A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same batch.
@@ -38,7 +38,7 @@ async def create_batch(asked: BatchCreate, call: Repeatable, context: Here) -> B
 
 @router.get("")
 async def list_batches(
-    caller: Authenticated,
+    caller: BatchesReader,
     context: Here,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -54,13 +54,13 @@ async def list_batches(
 
 
 @router.get("/{batch_id}")
-async def retrieve_batch(batch_id: str, caller: Authenticated, context: Here) -> Batch:
+async def retrieve_batch(batch_id: str, caller: BatchesReader, context: Here) -> Batch:
     """Describe a batch. Its counts are exact."""
     return await _retrieve(context, caller, batch_id)
 
 
 @router.post("/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, caller: Authenticated, context: Here) -> Batch:
+async def cancel_batch(batch_id: str, caller: BatchesWriter, context: Here) -> Batch:
     """Cancel a batch. What has finished is kept."""
     await context.transaction(lambda connection: batches.cancel(connection, caller.project_id, batch_id))
     return await _retrieve(context, caller, batch_id)

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from api import errors, multipart, ranges
-from api.context import Authenticated, Context, Here, Repeatable
+from api.context import Context, CreatesFile, FilesReader, FilesWriter, Here
 from jobs import content, files
 from jobs.errors import InvalidRequest
 from jobs.idempotency import Call
@@ -47,7 +47,7 @@ ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
         }
     },
 )
-async def create_file(request: Request, call: Repeatable, context: Here) -> File:
+async def create_file(request: Request, call: CreatesFile, context: Here) -> File:
     """Upload a JSONL file. When this answers, its bytes are committed.
 
     A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same file.
@@ -97,7 +97,7 @@ def _life(fields: dict[str, str]) -> int | None:
 
 @router.get("")
 async def list_files(
-    caller: Authenticated,
+    caller: FilesReader,
     context: Here,
     purpose: str | None = None,
     after: str | None = None,
@@ -114,7 +114,7 @@ async def list_files(
 
 
 @router.get("/{file_id}")
-async def retrieve_file(file_id: str, caller: Authenticated, context: Here) -> File:
+async def retrieve_file(file_id: str, caller: FilesReader, context: Here) -> File:
     """Describe a file. The output and error files of a running batch are described as far as they are written."""
     return await _retrieve(context, caller, file_id)
 
@@ -126,7 +126,7 @@ async def _retrieve(context: Context, caller: Caller, file_id: str) -> File:
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, caller: Authenticated, context: Here) -> FileDeleted:
+async def delete_file(file_id: str, caller: FilesWriter, context: Here) -> FileDeleted:
     """Delete a file. A batch that reads it runs on with what it read from."""
     await context.transaction(lambda connection: files.mark_deleted(connection, caller.project_id, file_id))
     return FileDeleted(id=file_id)
@@ -135,7 +135,7 @@ async def delete_file(file_id: str, caller: Authenticated, context: Here) -> Fil
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 async def retrieve_content(
     file_id: str,
-    caller: Authenticated,
+    caller: FilesReader,
     context: Here,
     bytes_range: Annotated[str | None, Header(alias="range")] = None,
     if_range: Annotated[str | None, Header()] = None,

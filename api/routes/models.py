@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api.context import Authenticated, Context, Here
+from api.context import Context, Here, ModelsReader
 from jobs import fleet
 from jobs.errors import NotFound
 from jobs.protocol import Model, ModelList
@@ -11,14 +11,14 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-async def list_models(_: Authenticated, context: Here) -> ModelList:
+async def list_models(_: ModelsReader, context: Here) -> ModelList:
     """List the models that workers serve, or served lately."""
     return ModelList(data=await _models(context))
 
 
 # A model's name may have slashes in it.
 @router.get("/{model:path}")
-async def retrieve_model(model: str, _: Authenticated, context: Here) -> Model:
+async def retrieve_model(model: str, _: ModelsReader, context: Here) -> Model:
     """Describe one model."""
     for served in await _models(context):
         if served.id == model:

@@ -1,12 +1,16 @@
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import invariants
 import pytest
+import services
 from payloads import CHAT, numbered
 from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
+from web import Client, another, serving
 
-from jobs import batches, claims, db, fleet, keys, leases
+from jobs import batches, claims, db, fleet, keys, leases, lifecycle
 from jobs.batches import NewBatch
 from jobs.idempotency import Call
 from jobs.ingest import Ingest
@@ -14,6 +18,7 @@ from jobs.keys import Caller
 from jobs.leases import Lease, Written
 from jobs.outcomes import Outcome, success
 from jobs.settings import Settings
+from jobs.states import BatchStatus
 
 
 class Domain:
@@ -66,6 +71,14 @@ class Domain:
         with db.transaction(self.engine) as connection:
             return claims.claim(connection, shard_id, worker_id=worker, models=["scripted"], lease_seconds=seconds)
 
+    def claim_soon(self, shard_id: str) -> Lease:
+        """Claim a shard of a batch that the service made: while it notes the hint, it holds the shard's row."""
+        for _ in range(100):
+            if lease := self.claim(shard_id):
+                return lease
+            time.sleep(0.05)
+        raise AssertionError
+
     def rows(self, lease: Lease) -> list[int]:
         with db.transaction(self.engine) as connection:
             return [row.line_no for row in leases.load_rows(connection, lease)]
@@ -81,6 +94,14 @@ class Domain:
         with db.transaction(self.engine) as connection:
             return leases.write(connection, [group], uncertain=uncertain)
 
+    def settle(self, batch_id: str) -> BatchStatus | None:
+        with db.transaction(self.engine) as connection:
+            return lifecycle.settle(connection, batch_id, self.settings.retention)
+
+    def release(self, lease: Lease) -> str | None:
+        with db.transaction(self.engine) as connection:
+            return leases.release(connection, lease.shard_id, lease.token)
+
     def execute(self, statement: str, **values: Any) -> Any:
         with self.engine.begin() as connection:
             result = connection.execute(text(statement), values)
@@ -91,3 +112,14 @@ class Domain:
 def domain(engine: Engine) -> Iterator[Domain]:
     yield Domain(engine)
     invariants.check(engine)
+
+
+@pytest.fixture
+def http(domain: Any, database_url: str, servers: services.Servers) -> Iterator[TestClient]:
+    with serving(database_url, servers) as client:
+        yield client
+
+
+@pytest.fixture
+def client(domain: Any, http: TestClient) -> Client:
+    return another(domain.engine, http, "mine")

@@ -1,21 +1,17 @@
 """The HTTP surface, in process: shapes of objects and errors, tenancy, paging."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import services
 import structlog
 from payloads import CHAT, jsonl, numbered, parse, request
-from pydantic import SecretStr
 from starlette.testclient import TestClient
+from web import Client, another, error, serving
 
-from api.app import create_app
 from api.stack.program import free_port
-from jobs import db, keys, telemetry
-from jobs.settings import Settings
+from jobs import telemetry
 
 BATCH_FIELDS = {
     *("id", "object", "endpoint", "model", "errors", "input_file_id", "completion_window", "status"),
@@ -34,63 +30,6 @@ BATCH_FIELDS = {
 FILE_FIELDS = {
     *("id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status", "status_details"),
 }
-
-
-class Client:
-    """A project's client."""
-
-    def __init__(self, http: TestClient, key: str) -> None:
-        self.http, self.key, self.headers = http, key, {"authorization": f"Bearer {key}"}
-
-    def call(self, method: str, path: str, **options: Any) -> Any:
-        return self.http.request(method, path, headers=self.headers, **options)
-
-    def upload(self, data: bytes, **fields: str) -> Any:
-        form = {"purpose": "batch", **fields}
-        return self.call("POST", "/v1/files", data=form, files={"file": ("my file.jsonl", data)})
-
-    def file_id(self, count: int = 3) -> str:
-        return str(self.upload(numbered(count)).json()["id"])
-
-    def create(self, **changes: Any) -> Any:
-        body = {"endpoint": CHAT, "completion_window": "24h", **changes}
-        return self.call("POST", "/v1/batches", json=body)
-
-    def batch_id(self) -> str:
-        return str(self.create(input_file_id=self.file_id()).json()["id"])
-
-
-@contextlib.contextmanager
-def serving(database_url: str, servers: services.Servers, **settings: Any) -> Iterator[TestClient]:
-    app = create_app(Settings(database_url=SecretStr(database_url), redis_url=SecretStr(servers.redis_url), **settings))
-    with TestClient(app) as client:
-        yield client
-    app.state.context.database.dispose()
-
-
-@pytest.fixture
-def http(domain: Any, database_url: str, servers: services.Servers) -> Iterator[TestClient]:
-    with serving(database_url, servers) as client:
-        yield client
-
-
-@pytest.fixture
-def client(domain: Any, http: TestClient) -> Client:
-    return another(domain, http, "mine")
-
-
-def another(domain: Any, http: TestClient, project: str) -> Client:
-    with db.transaction(domain.engine) as connection:
-        return Client(http, keys.create(connection, project=project, name=""))
-
-
-def error(response: Any) -> tuple[int, str | None, str | None]:
-    body = response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    assert response.headers["x-request-id"].startswith("req_")
-    return response.status_code, body["error"]["param"], body["error"]["code"]
 
 
 def test_a_file_has_every_field(client: Client) -> None:
@@ -217,7 +156,7 @@ def test_every_call_needs_a_key(http: TestClient, key: str | None) -> None:
 def test_ids_of_another_project_are_unknown_ids(client: Client, domain: Any, http: TestClient) -> None:
     file_id, batch_id = client.file_id(), client.batch_id()
     result_id = f"file-{batch_id.removeprefix('batch_')}-output"
-    stranger = another(domain, http, "theirs")
+    stranger = another(domain.engine, http, "theirs")
     for method, path in (
         ("GET", f"/v1/files/{file_id}"),
         ("GET", f"/v1/files/{file_id}/content"),
@@ -271,7 +210,7 @@ def test_results_can_be_read_while_the_batch_runs(client: Client, domain: Any) -
     batch_id = client.batch_id()
     output = f"file-{batch_id.removeprefix('batch_')}-output"
     assert client.call("GET", f"/v1/files/{output}").json()["bytes"] == 0
-    lease = domain.claim(domain.shards(batch_id)[0].id)
+    lease = domain.claim_soon(domain.shards(batch_id)[0].id)
     domain.write(lease, [2])
     content = client.call("GET", f"/v1/files/{output}/content").content
     assert [row["custom_id"] for row in parse(content)] == ["row-1"]
@@ -373,7 +312,7 @@ def test_partial_output_is_shown_when_the_setting_says_so(
     domain: Any, client: Client, database_url: str, servers: services.Servers
 ) -> None:
     batch_id = client.batch_id()
-    domain.write(domain.claim(domain.shards(batch_id)[0].id), [2])
+    domain.write(domain.claim_soon(domain.shards(batch_id)[0].id), [2])
     with serving(database_url, servers, api={"show_partial_output": True}) as http:
         batch = Client(http, client.key).call("GET", f"/v1/batches/{batch_id}").json()
     assert batch["output_file_id"] == f"file-{batch_id.removeprefix('batch_')}-output"
@@ -447,7 +386,7 @@ def test_a_part_of_a_file_can_be_asked_for(client: Client) -> None:
 
 def test_a_file_that_is_still_written_has_no_parts(client: Client, domain: Any) -> None:
     batch_id = client.batch_id()
-    domain.write(domain.claim(domain.shards(batch_id)[0].id), [2])
+    domain.write(domain.claim_soon(domain.shards(batch_id)[0].id), [2])
     path = f"/v1/files/file-{batch_id.removeprefix('batch_')}-output/content"
     response = client.http.get(path, headers=client.headers | {"range": "bytes=0-3"})
     assert response.status_code == 200

@@ -1,9 +1,12 @@
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from jobs import db, keys
-from jobs.errors import AuthenticationFailed, InvalidRequest, NotFound
+from jobs.errors import AuthenticationFailed, InvalidRequest, NotFound, PermissionDenied
+from jobs.keys import Scope
 
 
 def test_a_key_opens_its_project_until_it_is_revoked(domain: Any) -> None:
@@ -17,6 +20,30 @@ def test_a_key_opens_its_project_until_it_is_revoked(domain: Any) -> None:
         assert not keys.is_valid(connection, key)
         with pytest.raises(NotFound):
             keys.revoke(connection, caller.key_id)
+
+
+def test_a_key_expires(domain: Any) -> None:
+    with db.transaction(domain.engine) as connection:
+        key = keys.create(connection, project="mine", name="", lifetime=timedelta(hours=1))
+        assert keys.is_valid(connection, key)
+        connection.execute(text("SET LOCAL promptmill.clock_offset = '1 hour'"))
+        assert not keys.is_valid(connection, key)
+        assert [info.state for info in keys.list_all(connection)] == ["in use", "expired"]
+
+
+def test_a_key_may_do_what_its_scopes_say(domain: Any) -> None:
+    with db.transaction(domain.engine) as connection:
+        scopes = [Scope.FILES_READ, Scope.BATCHES_READ]
+        caller = keys.authenticate(connection, keys.create(connection, project="mine", name="", scopes=scopes))
+    caller.require([Scope.FILES_READ])
+    with pytest.raises(PermissionDenied, match=r"batches\.write, files\.write\."):
+        caller.require([Scope.FILES_WRITE, Scope.BATCHES_WRITE, Scope.FILES_READ])
+
+
+@pytest.mark.parametrize("wrong", [{"scopes": []}, {"lifetime": timedelta()}])
+def test_a_key_that_would_open_nothing_is_not_made(domain: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest), db.transaction(domain.engine) as connection:
+        keys.create(connection, project="mine", name="", **wrong)
 
 
 def test_what_is_no_key_opens_nothing(domain: Any) -> None:

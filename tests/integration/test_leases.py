@@ -10,19 +10,9 @@ from jobs.outcomes import success
 from jobs.states import BatchStatus
 
 
-def settle(domain: Any, batch_id: str) -> BatchStatus | None:
-    with db.transaction(domain.engine) as connection:
-        return lifecycle.settle(connection, batch_id, domain.settings.retention)
-
-
 def cancel(domain: Any, batch_id: str) -> None:
     with db.transaction(domain.engine) as connection:
         batches.cancel(connection, domain.project_id, batch_id)
-
-
-def release(domain: Any, lease: leases.Lease) -> str | None:
-    with db.transaction(domain.engine) as connection:
-        return leases.release(connection, lease.shard_id, lease.token)
 
 
 def renew(domain: Any, *held: leases.Lease) -> dict[leases.Held, leases.Renewal]:
@@ -87,7 +77,7 @@ def test_results_counters_and_the_end_of_the_shard_are_one_write(domain: Any) ->
     assert domain.batch(batch_id).request_counts.completed == 2
     assert domain.write(lease, [2]) == {lease.held: True}
     assert domain.shards(batch_id)[0].state == "done"
-    assert settle(domain, batch_id) == BatchStatus.COMPLETED
+    assert domain.settle(batch_id) == BatchStatus.COMPLETED
     assert [row["custom_id"] for row in lines(domain, batch_id, "output")] == ["row-0", "row-1", "row-2"]
     assert reasons(domain) == ["done"]
 
@@ -103,7 +93,7 @@ def test_a_late_holder_writes_nothing(domain: Any) -> None:
     assert domain.write(zombie, [2]) == {}
     assert renew(domain, zombie) == {}
     assert renew(domain, zombie, holder) == {holder.held: leases.Renewal(stopping=False)}
-    assert release(domain, zombie) is None
+    assert domain.release(zombie) is None
     assert domain.batch(batch_id).request_counts.completed == 1
     assert domain.write(holder, [2, 3]) == {holder.held: True}
     assert reasons(domain) == ["lost", "done"]
@@ -132,7 +122,7 @@ def test_a_released_shard_is_queued_again_at_once(domain: Any) -> None:
     batch_id = domain.new_batch(3)
     lease = domain.claim(domain.shards(batch_id)[0].id)
     domain.write(lease, [2])
-    assert release(domain, lease) == "queued"
+    assert domain.release(lease) == "queued"
     again = domain.claim(lease.shard_id)
     assert (again.token, domain.rows(again)) == (2, [1, 3])
     assert reasons(domain) == ["released", None]
@@ -172,10 +162,10 @@ def test_cancelling_keeps_what_is_done_and_marks_the_rest(domain: Any) -> None:
     domain.write(lease, [11, 12])
     cancel(domain, batch_id)
     assert domain.batch(batch_id).status == "cancelling"
-    assert settle(domain, batch_id) is None, "a worker still has a part of it"
+    assert domain.settle(batch_id) is None, "a worker still has a part of it"
     domain.write(lease, [13])
-    assert release(domain, lease) == "stopped"
-    assert settle(domain, batch_id) == BatchStatus.CANCELLED
+    assert domain.release(lease) == "stopped"
+    assert domain.settle(batch_id) == BatchStatus.CANCELLED
     batch = domain.batch(batch_id)
     assert (batch.request_counts.completed, batch.request_counts.failed) == (3, 22)
     errors = lines(domain, batch_id, "error")
@@ -193,7 +183,7 @@ def test_a_shard_released_in_the_moment_of_the_cancellation_is_stopped(domain: A
     domain.execute("UPDATE shards SET state = 'queued', lease_until = NULL WHERE batch_id = :id", id=batch_id)
     with db.transaction(domain.engine) as connection:
         assert lifecycle.to_settle(connection) == [batch_id]
-    assert settle(domain, batch_id) == BatchStatus.CANCELLED
+    assert domain.settle(batch_id) == BatchStatus.CANCELLED
 
 
 def test_a_late_holder_beside_the_holder_in_one_write(domain: Any) -> None:
@@ -215,11 +205,11 @@ def test_cancelling_twice_is_one_and_ended_batches_refuse(domain: Any) -> None:
     batch_id = domain.new_batch(1)
     cancel(domain, batch_id)
     cancel(domain, batch_id)
-    settle(domain, batch_id)
+    domain.settle(batch_id)
     cancel(domain, batch_id)
     other = domain.new_batch(1)
     domain.write(domain.claim(domain.shards(other)[0].id), [1])
-    settle(domain, other)
+    domain.settle(other)
     with pytest.raises(StateConflict, match="Cannot cancel a batch with status 'completed'"):
         cancel(domain, other)
 
@@ -232,9 +222,9 @@ def test_an_expired_batch_delivers_what_is_done(domain: Any) -> None:
     domain.execute("UPDATE batches SET expires_at = app_now() WHERE id = :id", id=batch_id)
     assert domain.claim(second.id) is None, "nothing starts after expires_at"
     assert renew(domain, lease)[lease.held].stopping
-    assert settle(domain, batch_id) is None
-    assert release(domain, lease) == "stopped"
-    assert settle(domain, batch_id) == BatchStatus.EXPIRED
+    assert domain.settle(batch_id) is None
+    assert domain.release(lease) == "stopped"
+    assert domain.settle(batch_id) == BatchStatus.EXPIRED
     assert {row["error"]["code"] for row in lines(domain, batch_id, "error")} == {"batch_expired"}
     assert domain.batch(batch_id).request_counts.failed == 14
 
@@ -243,15 +233,15 @@ def test_a_batch_that_is_done_in_time_is_completed_even_if_settled_late(domain: 
     batch_id = domain.new_batch(1)
     domain.write(domain.claim(domain.shards(batch_id)[0].id), [1])
     domain.execute("UPDATE batches SET expires_at = app_now() WHERE id = :id", id=batch_id)
-    assert settle(domain, batch_id) == BatchStatus.COMPLETED
+    assert domain.settle(batch_id) == BatchStatus.COMPLETED
 
 
 def test_settling_twice_changes_nothing(domain: Any) -> None:
     batch_id = domain.new_batch(1)
     domain.write(domain.claim(domain.shards(batch_id)[0].id), [1])
-    assert settle(domain, batch_id) == BatchStatus.COMPLETED
+    assert domain.settle(batch_id) == BatchStatus.COMPLETED
     before = domain.batch(batch_id)
-    assert settle(domain, batch_id) is None
+    assert domain.settle(batch_id) is None
     assert domain.batch(batch_id) == before
 
 
@@ -267,7 +257,7 @@ def test_deleted_files_are_swept_but_not_under_a_running_batch(domain: Any) -> N
     assert sweep() == 0
     lease = domain.claim(domain.shards(batch_id)[0].id)
     domain.write(lease, domain.rows(lease))
-    settle(domain, batch_id)
+    domain.settle(batch_id)
     assert sweep() == 1
     assert sweep() == 0
     assert domain.execute("SELECT FROM lines") == []
