@@ -27,12 +27,12 @@ class Context:
     database: Engine
     dispatcher: Dispatcher
 
-    async def transaction(self, work: Callable[[Connection], Answer]) -> Answer:
-        """Run `work` in one transaction, off the event loop."""
-        return await run_in_threadpool(self._transaction, work)
+    async def transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
+        """Run `work` in one transaction, off the event loop; with a caller, Postgres shows it its project only."""
+        return await run_in_threadpool(self._transaction, caller, work)
 
-    def _transaction(self, work: Callable[[Connection], Answer]) -> Answer:
-        with db.transaction(self.database) as connection:
+    def _transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
+        with db.transaction(self.database, caller.project_id if caller else None) as connection:
             return work(connection)
 
 
@@ -64,7 +64,7 @@ async def _caller(request: Request, needs: SecurityScopes, context: Here) -> Cal
         quotas.take_call(connection, caller.project_id, default if most is None else most)
         return caller
 
-    caller = await context.transaction(admit)
+    caller = await context.transaction(None, admit)
     caller.require(needs.scopes)
     return caller
 

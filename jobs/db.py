@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -56,9 +56,17 @@ def _discard_broken(context: Any) -> None:  # noqa: ANN401  SQLAlchemy's Excepti
         context.is_disconnect = context.is_disconnect or context.connection is None
 
 
+# Until the transaction ends. Migration 0009 says what the role may see.
+_LIMIT_TO_PROJECT = text(
+    "SELECT set_config('role', 'promptmill_tenant', true), set_config('promptmill.project', :project_id, true)"
+)
+
+
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
+def transaction(engine: Engine, project_id: str | None = None) -> Iterator[Connection]:
     """Open one transaction; it is committed at the end of the block, or rolled back by an exception.
+
+    With `project_id`, Postgres shows and takes rows of that project only, whatever the statements say.
 
     Raises:
         Unavailable: Postgres is away, too busy, or the connection broke. After a COMMIT that broke the outcome is
@@ -67,6 +75,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """
     try:
         with engine.begin() as connection:
+            if project_id is not None:
+                connection.execute(_LIMIT_TO_PROJECT, {"project_id": project_id})
             yield connection
     except PoolTimeoutError as error:
         raise Unavailable from error

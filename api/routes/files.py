@@ -106,9 +106,10 @@ async def list_files(
 ) -> Page[File]:
     """List the project's files, newest first unless asked otherwise."""
     data, has_more = await context.transaction(
+        caller,
         lambda connection: files.list_page(
             connection, caller.project_id, purpose=purpose, after=after, limit=limit, newest_first=order == "desc"
-        )
+        ),
     )
     return Page.of(data, has_more=has_more)
 
@@ -121,14 +122,14 @@ async def retrieve_file(file_id: str, caller: FilesReader, context: Here) -> Fil
 
 async def _retrieve(context: Context, caller: Caller, file_id: str) -> File:
     return await context.transaction(
-        lambda connection: files.to_wire(files.find(connection, caller.project_id, file_id))
+        caller, lambda connection: files.to_wire(files.find(connection, caller.project_id, file_id))
     )
 
 
 @router.delete("/{file_id}")
 async def delete_file(file_id: str, caller: FilesWriter, context: Here) -> FileDeleted:
     """Delete a file. A batch that reads it runs on with what it read from."""
-    await context.transaction(lambda connection: files.mark_deleted(connection, caller.project_id, file_id))
+    await context.transaction(caller, lambda connection: files.mark_deleted(connection, caller.project_id, file_id))
     return FileDeleted(id=file_id)
 
 
@@ -145,7 +146,7 @@ async def retrieve_content(
 
     One range of bytes may be asked for, unless the file is still being written.
     """
-    row = await context.transaction(lambda connection: files.find(connection, caller.project_id, file_id))
+    row = await context.transaction(caller, lambda connection: files.find(connection, caller.project_id, file_id))
     source = content.Source(row.id, row.batch_id, is_error=row.id.endswith("-error"))
     headers = _headers(row.filename)
     if not row.is_final:

@@ -26,5 +26,5 @@ async def healthz() -> Health:
 @router.get("/readyz")
 async def readyz(context: Here) -> Health:
     """Tell that calls can be served: Postgres answers, and its tables are there. Redis is not needed for that."""
-    await context.transaction(lambda connection: connection.execute(text("SELECT FROM batches LIMIT 1")).first())
+    await context.transaction(None, lambda connection: connection.execute(text("SELECT FROM batches LIMIT 1")).first())
     return Health()
