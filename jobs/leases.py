@@ -61,7 +61,7 @@ _CLAIM = """
     WITH wanted AS (
         SELECT s.id, b.source_file_id, b.endpoint, b.expires_at
         FROM shards s JOIN batches b ON b.id = s.batch_id
-        WHERE {which} AND b.status = 'in_progress' AND b.expires_at > app_now()
+        WHERE {which} AND b.endpoint = ANY(:endpoints) AND b.status = 'in_progress' AND b.expires_at > app_now()
           AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now()))
         {order} LIMIT 1
         FOR UPDATE OF s SKIP LOCKED
@@ -95,21 +95,40 @@ _CLAIM_NEXT = text(
 
 
 def claim(
-    connection: Connection, shard_id: str, *, worker_id: str, models: Sequence[str], lease_seconds: float
+    connection: Connection,
+    shard_id: str,
+    *,
+    worker_id: str,
+    models: Sequence[str],
+    endpoints: Sequence[str],
+    lease_seconds: float,
 ) -> Lease | None:
     """Take the shard and return its lease; None if it is not to be had: held, done, stopped, unknown."""
-    values = {"shard_id": shard_id, "worker_id": worker_id, "models": list(models), "lease_seconds": lease_seconds}
+    values = {
+        "shard_id": shard_id,
+        "worker_id": worker_id,
+        "models": list(models),
+        "endpoints": list(endpoints),
+        "lease_seconds": lease_seconds,
+    }
     row = connection.execute(_CLAIM_ONE, values).one_or_none()
     return None if row is None else Lease(*row)
 
 
 def claim_next(
-    connection: Connection, *, worker_id: str, models: Sequence[str], lease_seconds: float, hint_seconds: float
+    connection: Connection,
+    *,
+    worker_id: str,
+    models: Sequence[str],
+    endpoints: Sequence[str],
+    lease_seconds: float,
+    hint_seconds: float,
 ) -> Lease | None:
     """Take the oldest shard whose hint went out `hint_seconds` ago or never; None if there is none."""
     values = {
         "worker_id": worker_id,
         "models": list(models),
+        "endpoints": list(endpoints),
         "lease_seconds": lease_seconds,
         "hint_seconds": hint_seconds,
     }

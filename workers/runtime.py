@@ -21,7 +21,7 @@ from jobs import db, fleet, ids, leases, lifecycle, telemetry
 from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
-from workers import engines
+from workers import endpoints, engines
 from workers.keeper import LeaseKeeper
 from workers.window import Ending, ShardRun, Window
 from workers.writer import Writer
@@ -64,7 +64,13 @@ class Runtime:
         self._writer.start()
         self._keeper.start()
         with db.transaction(self._database) as connection:
-            fleet.register(connection, self.worker_id, engine=self._engine.name, models=self.models)
+            fleet.register(
+                connection,
+                self.worker_id,
+                engine=self._engine.name,
+                models=self.models,
+                endpoints=endpoints.served(self._engine),
+            )
         log.info("worker_ready", worker_id=self.worker_id, engine=self._engine.name, models=list(self.models))
 
     def _wire(self) -> None:
@@ -112,7 +118,12 @@ class Runtime:
         seconds = self._settings.shards.lease_seconds
         with db.transaction(self._database) as connection:
             return leases.claim(
-                connection, shard_id, worker_id=self.worker_id, models=self.models, lease_seconds=seconds
+                connection,
+                shard_id,
+                worker_id=self.worker_id,
+                models=self.models,
+                endpoints=endpoints.served(self._engine),
+                lease_seconds=seconds,
             )
 
     def poll(self) -> None:
@@ -148,6 +159,7 @@ class Runtime:
                 connection,
                 worker_id=self.worker_id,
                 models=self.models,
+                endpoints=endpoints.served(self._engine),
                 lease_seconds=self._settings.shards.lease_seconds,
                 hint_seconds=self._settings.worker.poll_seconds,
             )

@@ -12,6 +12,7 @@ from jobs.idempotency import Call
 from jobs.ingest import Ingest
 from jobs.leases import Lease, Written
 from jobs.outcomes import Outcome, success
+from jobs.protocol import BATCH_ENDPOINTS
 from jobs.settings import Settings
 
 
@@ -24,7 +25,7 @@ class Domain:
         with db.transaction(engine) as connection:
             self.caller = keys.authenticate(connection, keys.create(connection, project="p", name=""))
             self.project_id = self.caller.project_id
-            fleet.register(connection, "worker_1", engine="none", models=["scripted"])
+            fleet.register(connection, "worker_1", engine="none", models=["scripted"], endpoints=BATCH_ENDPOINTS)
 
     def upload(self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None) -> str:
         settings = self.settings.limits.model_copy(update=limits or {})
@@ -61,7 +62,14 @@ class Domain:
 
     def claim(self, shard_id: str, seconds: float = 60, worker: str = "worker_1") -> Lease | None:
         with db.transaction(self.engine) as connection:
-            return leases.claim(connection, shard_id, worker_id=worker, models=["scripted"], lease_seconds=seconds)
+            return leases.claim(
+                connection,
+                shard_id,
+                worker_id=worker,
+                models=["scripted"],
+                endpoints=BATCH_ENDPOINTS,
+                lease_seconds=seconds,
+            )
 
     def rows(self, lease: Lease) -> list[int]:
         with db.transaction(self.engine) as connection:

@@ -2,7 +2,7 @@ import threading
 from typing import Any
 
 import pytest
-from payloads import parse
+from payloads import CHAT, parse
 
 from jobs import batches, content, db, ids, leases, lifecycle, retention
 from jobs.errors import StateConflict
@@ -73,7 +73,19 @@ def test_of_twenty_claims_at_once_one_succeeds(domain: Any) -> None:
 def test_a_worker_claims_only_models_that_it_serves(domain: Any) -> None:
     (shard,) = domain.shards(domain.new_batch(1))
     with db.transaction(domain.engine) as connection:
-        assert leases.claim(connection, shard.id, worker_id="w", models=["other"], lease_seconds=60) is None
+        assert (
+            leases.claim(connection, shard.id, worker_id="w", models=["other"], endpoints=[CHAT], lease_seconds=60)
+            is None
+        )
+
+
+def test_a_worker_claims_only_endpoints_that_it_serves(domain: Any) -> None:
+    (shard,) = domain.shards(domain.new_batch(1))
+    common: dict[str, Any] = {"worker_id": "w", "models": ["scripted"], "lease_seconds": 60}
+    with db.transaction(domain.engine) as connection:
+        assert leases.claim(connection, shard.id, endpoints=["/v1/embeddings"], **common) is None
+        assert leases.claim_next(connection, endpoints=["/v1/embeddings"], hint_seconds=10, **common) is None
+        assert leases.claim(connection, shard.id, endpoints=["/v1/embeddings", CHAT], **common)
 
 
 def test_unknown_shards_are_nobodys(domain: Any) -> None:
@@ -156,7 +168,9 @@ def test_the_oldest_forgotten_shard_is_next(domain: Any) -> None:
 
     def claim_next() -> Any:
         with db.transaction(domain.engine) as connection:
-            return leases.claim_next(connection, worker_id="w", models=["scripted"], lease_seconds=60, hint_seconds=10)
+            return leases.claim_next(
+                connection, worker_id="w", models=["scripted"], endpoints=[CHAT], lease_seconds=60, hint_seconds=10
+            )
 
     assert claim_next().batch_id == second
     assert claim_next() is None
