@@ -230,7 +230,6 @@ def _echo(asked: ResponsesParameters) -> Body:
         "reasoning": {"effort": None, "summary": None},
         "safety_identifier": asked.safety_identifier,
         "service_tier": "default",
-        "store": False,
         "temperature": asked.temperature,
         "text": {"format": form.model_dump(by_alias=True, exclude_none=True)},
         "tool_choice": "auto",
