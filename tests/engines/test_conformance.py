@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from anthropic.types import Message
 from openai.types import CreateEmbeddingResponse
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseOutputMessage, ResponseOutputText
 
 from jobs.errors import ConfigurationError, RequestRejected
 from jobs.settings import LlamaCpp, Worker
@@ -211,6 +211,16 @@ def test_an_answer_ends_before_a_stop_string(real: Subject) -> None:
     assert stop not in content(real.chat("Tell me a story.", temperature=0, max_tokens=24, stop=stop))
 
 
+def test_each_choice_says_which_stop_string_it_met(real: Subject) -> None:
+    prompt = {"prompt": "Once upon a time", "max_tokens": 16}
+    text = real.ask(COMPLETIONS, **prompt)["choices"][0]["text"]
+    stop = text.split()[2]
+    for choice in real.ask(COMPLETIONS, **prompt, stop=["nowhere", stop], n=2)["choices"]:
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    (choice,) = real.ask(COMPLETIONS, **prompt, stop="nowhere")["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("length", None)
+
+
 def test_the_same_seed_gives_the_same_text(real: Subject) -> None:
     first, second, other = (
         content(real.chat("Tell me a story.", temperature=1.5, max_tokens=16, seed=seed)) for seed in (7, 7, 8)
@@ -381,8 +391,8 @@ def test_a_response_matches_its_schema(real: Subject) -> None:
 def test_log_probabilities_of_a_response(real: Subject) -> None:
     asked = {"input": "hi", "include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 3}
     (item,) = Response.model_validate(real.run(RESPONSES, asked)).output
-    tokens = item.content[0].logprobs  # type: ignore[union-attr]
-    assert [len(token.top_logprobs) for token in tokens] == [2, 2, 2]
+    assert isinstance(item, ResponseOutputMessage) and isinstance(item.content[0], ResponseOutputText)
+    assert [len(token.top_logprobs) for token in item.content[0].logprobs or ()] == [2, 2, 2]
 
 
 def test_what_is_wrong_with_a_response_has_the_clients_name(real: Subject) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from anthropic.types import Message
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseOutputMessage, ResponseOutputText
 
 from jobs.errors import RequestRejected
 from jobs.protocol import BATCH_ENDPOINTS, CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, SCORE
@@ -184,7 +184,8 @@ def test_log_probabilities_of_a_response() -> None:
     top = {"token": "ä", "logprob": -0.5, "bytes": None}
     answer = chat_answer(logprobs={"content": [{**top, "top_logprobs": [top]}]})
     (item,) = Response.model_validate(responses.from_chat(asked, answer)).output
-    (token,) = item.content[0].logprobs  # type: ignore[union-attr]
+    assert isinstance(item, ResponseOutputMessage) and isinstance(item.content[0], ResponseOutputText)
+    (token,) = item.content[0].logprobs or []
     assert (token.token, token.logprob, token.bytes) == ("ä", -0.5, [0xC3, 0xA4])
     assert token.top_logprobs[0].bytes == [0xC3, 0xA4]
     assert "logprobs" not in responses.to_chat(asked_response(input="x", top_logprobs=1))
