@@ -10,15 +10,17 @@ small one in Redis, and its shards do not. As many hints are sent as there are s
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from jobs.leases import Lease
 
 # Shards that are looked at for each project and model: more than workers that claim at the same moment.
 _CANDIDATES = 32
 
-# `{new}` limits what may be claimed beside the hinted shard.
+# `{may_run}` limits what may be claimed beside the hinted shard.
 _CLAIM = """
     WITH active AS (
         SELECT DISTINCT project_id FROM batches WHERE status = 'in_progress'
@@ -30,7 +32,7 @@ _CLAIM = """
         CROSS JOIN LATERAL (
             SELECT s.id FROM shards s JOIN batches b ON b.id = s.batch_id
             WHERE s.state = 'queued' AND s.model = served.model AND s.project_id = active.project_id
-              AND b.status = 'in_progress' AND b.expires_at > app_now() AND {may_run}
+              AND b.endpoint = ANY(:endpoints) AND b.status = 'in_progress' AND b.expires_at > app_now() AND {may_run}
             ORDER BY s.priority DESC, s.created_at, s.number LIMIT {candidates}
         ) AS first
         UNION
@@ -40,7 +42,8 @@ _CLAIM = """
         FROM candidates JOIN shards s ON s.id = candidates.id JOIN batches b ON b.id = s.batch_id
         LEFT JOIN running ON running.project_id = s.project_id
         LEFT JOIN turns ON turns.project_id = s.project_id
-        WHERE s.model = ANY(:models) AND b.status = 'in_progress' AND b.expires_at > app_now()
+        WHERE s.model = ANY(:models) AND b.endpoint = ANY(:endpoints)
+          AND b.status = 'in_progress' AND b.expires_at > app_now()
           AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now()))
         ORDER BY coalesce(running.shards, 0), turns.claimed_at NULLS FIRST, s.project_id,
                  s.priority DESC, s.id IS DISTINCT FROM :hinted, s.created_at, s.number
@@ -76,25 +79,27 @@ _CLAIM_UNHINTED = text(
 )
 
 
-def claim(
-    connection: Connection, hinted: str, *, worker_id: str, models: Sequence[str], lease_seconds: float
-) -> Lease | None:
+@dataclass(frozen=True)
+class Claimant:
+    """Who claims, what it can run, and for how long it takes a shard."""
+
+    worker_id: str
+    models: Sequence[str]
+    endpoints: Sequence[str]
+    lease_seconds: float
+
+
+def claim(connection: Connection, hinted: str, by: Claimant) -> Lease | None:
     """Take the shard whose turn it is, on a hint that names `hinted`, and return its lease; None if none waits."""
-    values = {"hinted": hinted, "worker_id": worker_id, "models": list(models), "lease_seconds": lease_seconds}
-    row = connection.execute(_CLAIM_HINTED, values).one_or_none()
-    return None if row is None else Lease(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name for it
+    return _take(connection, _CLAIM_HINTED, {"hinted": hinted}, by)
 
 
-def claim_unhinted(
-    connection: Connection, *, worker_id: str, models: Sequence[str], lease_seconds: float, hint_seconds: float
-) -> Lease | None:
+def claim_unhinted(connection: Connection, by: Claimant, *, hint_seconds: float) -> Lease | None:
     """Take the shard whose turn it is of those whose hint went out `hint_seconds` ago or never; None if none waits."""
-    values = {
-        "hinted": None,
-        "worker_id": worker_id,
-        "models": list(models),
-        "lease_seconds": lease_seconds,
-        "hint_seconds": hint_seconds,
-    }
-    row = connection.execute(_CLAIM_UNHINTED, values).one_or_none()
+    return _take(connection, _CLAIM_UNHINTED, {"hinted": None, "hint_seconds": hint_seconds}, by)
+
+
+def _take(connection: Connection, statement: TextClause, values: dict[str, Any], by: Claimant) -> Lease | None:
+    values |= {**asdict(by), "models": list(by.models), "endpoints": list(by.endpoints)}
+    row = connection.execute(statement, values).one_or_none()
     return None if row is None else Lease(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name for it

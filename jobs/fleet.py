@@ -1,4 +1,4 @@
-"""The workers that are there, and what they serve."""
+"""The workers that are there, and what they serve: models, each at the same endpoints."""
 
 import os
 import socket
@@ -10,8 +10,10 @@ from sqlalchemy import Connection, func, insert, text, update
 from jobs.tables import workers
 
 
-def register(connection: Connection, worker_id: str, *, engine: str, models: Sequence[str]) -> None:
-    """Make a worker known; batches for its models are accepted from now on."""
+def register(
+    connection: Connection, worker_id: str, *, engine: str, models: Sequence[str], endpoints: Sequence[str]
+) -> None:
+    """Make a worker known; batches for its models and endpoints are accepted from now on."""
     connection.execute(
         insert(workers).values(
             id=worker_id,
@@ -19,6 +21,7 @@ def register(connection: Connection, worker_id: str, *, engine: str, models: Seq
             pid=os.getpid(),
             engine=engine,
             models=list(models),
+            endpoints=list(endpoints),
             version=version("promptmill"),
         )
     )
@@ -44,3 +47,14 @@ def served_models(connection: Connection, *, memory_seconds: float) -> dict[str,
     )
     rows = connection.execute(statement, {"memory": memory_seconds})
     return {row.model: int(row.since.timestamp()) for row in rows}
+
+
+def served_endpoints(connection: Connection, model: str, *, memory_seconds: float) -> set[str]:
+    """Return the endpoints at which a worker serves the model, or served it lately; none if nobody knows it."""
+    statement = text(
+        """
+        SELECT DISTINCT endpoint FROM workers, unnest(endpoints) AS endpoint
+        WHERE :model = ANY(models) AND seen_at > app_now() - make_interval(secs => :memory)
+        """
+    )
+    return set(connection.execute(statement, {"model": model, "memory": memory_seconds}).scalars())

@@ -15,7 +15,7 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine, delete, func, insert, update
 
-from jobs import db, idempotency, ids, lines, pgcopy
+from jobs import db, embedding_inputs, idempotency, ids, lines, pgcopy
 from jobs.errors import InvalidRequest, PayloadTooLarge, Unavailable
 from jobs.idempotency import Call
 from jobs.protocol import BatchError
@@ -41,6 +41,7 @@ class _Summary:
     size: int = 0
     line_no: int = 0
     requests: int = 0
+    embedding_inputs: int = 0
     urls: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
     first_lines: dict[str, int] = field(default_factory=dict)
@@ -174,6 +175,7 @@ class Ingest:
             self._sum.urls.add(line.url)
         if len(self._sum.models) < MAX_DISTINCT:
             self._sum.models.add(line.body.model)
+        self._count_inputs(line)
 
     def _problem(self, problem: lines.LineProblem) -> None:
         if self._sum.requests == 1 and problem.code == "invalid_json_line":
@@ -181,6 +183,13 @@ class Ingest:
             raise InvalidRequest(message, param="file", code="invalid_file_format")
         if len(self._sum.problems) < self._limits.max_reported_lines:
             self._sum.problems.append(problem.at(self._sum.line_no))
+
+    def _count_inputs(self, line: lines.Line) -> None:
+        most, before = self._limits.max_embedding_inputs, self._sum.embedding_inputs
+        self._sum.embedding_inputs += embedding_inputs.count(line)
+        if before <= most < self._sum.embedding_inputs:
+            message = f"The file has more than {most} embedding inputs."
+            self._sum.problems.append(BatchError(code="too_many_tasks", message=message, param="body.input"))
 
     def _too_many(self) -> None:
         if self._sum.requests == self._limits.max_requests + 1:

@@ -9,14 +9,22 @@ from typing import Any
 
 import msgspec
 
-from jobs.protocol import CHAT, COMPLETIONS, BatchError
+from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, SCORE, BatchError
 
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 REQUIRED = ("custom_id", "method", "url", "body")
-# What each endpoint cannot do without, and the type of it.
-PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt"}
+# What each endpoint cannot do without: of each group one name. vLLM spells the two sides of a score in four ways; which
+# names go together is the engine's matter.
+PROMPT_OF: dict[str, tuple[tuple[str, ...], ...]] = {
+    CHAT: (("messages",),),
+    COMPLETIONS: (("prompt",),),
+    EMBEDDINGS: (("input",),),
+    RESPONSES: (("input",),),
+    MESSAGES: (("messages",),),
+    SCORE: (("queries", "text_1", "data_1"), ("documents", "items", "text_2", "data_2")),
+}
 
 
 class Body(msgspec.Struct):
@@ -25,6 +33,14 @@ class Body(msgspec.Struct):
     model: str
     messages: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     prompt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    queries: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    documents: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    items: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    text_1: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    text_2: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_1: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_2: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     stream: bool | None = None
 
 
@@ -114,8 +130,10 @@ def _check(line: Line, max_custom_id_chars: int) -> None:
 def _check_prompt(line: Line) -> None:
     if not line.body.model:
         raise LineProblem("invalid_request", "Model parameter is required.", "body.model")
-    if (name := PROMPT_OF.get(line.url)) and not getattr(line.body, name):
-        raise LineProblem("invalid_request", f"{name.capitalize()} parameter is required.", f"body.{name}")
+    for names in PROMPT_OF.get(line.url, ()):
+        if not any(getattr(line.body, name) for name in names):
+            message = f"{names[0].capitalize()} parameter is required."
+            raise LineProblem("invalid_request", message, f"body.{names[0]}")
 
 
 def _diagnose(content: bytes) -> LineProblem:

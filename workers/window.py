@@ -24,6 +24,7 @@ from jobs import lines, outcomes, telemetry
 from jobs.errors import EngineFatal, RequestRejected
 from jobs.leases import Lease, Row
 from jobs.outcomes import Outcome
+from workers import endpoints
 from workers.engines.base import Body, Engine
 
 log = telemetry.get_logger(__name__)
@@ -157,7 +158,8 @@ class Window:
         """Return the row's outcome. Whatever one row does, its neighbours go on; only a dead engine is an error."""
         try:
             async with asyncio.timeout(self._timeout):
-                body = await self._engine.run(run.lease.endpoint, _decode(row.content.removeprefix(lines.BOM)).body)
+                asked = _decode(row.content.removeprefix(lines.BOM)).body
+                body = await endpoints.run(self._engine, run.lease.endpoint, asked)
             return outcomes.success(row.line_no, row.custom_id, body)
         except RequestRejected as error:
             status, code, param, message = error.status_code, error.code, error.param, error.message

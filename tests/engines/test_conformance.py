@@ -1,21 +1,35 @@
 """What every engine must do. One suite; each engine brings its model and a prompt."""
 
 import asyncio
+import base64
 import json
+import math
+import struct
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from anthropic.types import Message
+from openai.types import CreateEmbeddingResponse
+from openai.types.responses import Response, ResponseOutputMessage, ResponseOutputText
 
-from jobs.errors import RequestRejected
+from jobs.errors import ConfigurationError, RequestRejected
 from jobs.settings import LlamaCpp, Worker
-from workers import engines
+from workers import endpoints, engines
 from workers.engines.base import Body, Engine
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+EMBEDDINGS, RESPONSES, SCORE, MESSAGES = "/v1/embeddings", "/v1/responses", "/v1/score", "/v1/messages"
+SMALL = LlamaCpp(context_tokens=512, parallel_requests=2)
+# The model was not made for embeddings, and says nothing of pooling.
+EMBEDDER = LlamaCpp(context_tokens=512, parallel_requests=2, task="embed", pooling="mean", model_name="embedder")
 SETTINGS = {
     "scripted": Worker(engine="scripted"),
-    "llamacpp": Worker(engine="llamacpp", llamacpp=LlamaCpp(context_tokens=512, parallel_requests=2)),
+    "llamacpp": Worker(engine="llamacpp", llamacpp=SMALL),
+}
+EMBEDDERS = {
+    "scripted": SETTINGS["scripted"],
+    "llamacpp that embeds": Worker(engine="llamacpp", llamacpp=EMBEDDER),
 }
 
 
@@ -38,8 +52,18 @@ class Subject:
     def ask(self, endpoint: str, **parameters: Any) -> Body:
         # Deterministic, unless a test wants otherwise.
         body = {"model": self.model, "max_tokens": 8, "temperature": 0, **parameters}
-        answer: Body = self.do(lambda: self.engine.run(endpoint, body))
+        return self.run(endpoint, body)
+
+    def run(self, endpoint: str, body: Body) -> Body:
+        """Run a request as a worker does."""
+        full = {"model": self.model, **body}
+        answer: Body = self.do(lambda: endpoints.run(self.engine, endpoint, full))
         return answer
+
+    def refused(self, endpoint: str, **body: Any) -> RequestRejected:
+        with pytest.raises(RequestRejected) as caught:
+            self.run(endpoint, body)
+        return caught.value
 
     def rejection(self, **parameters: Any) -> RequestRejected:
         with pytest.raises(RequestRejected) as caught:
@@ -48,7 +72,7 @@ class Subject:
 
 
 async def make(name: str) -> Engine:
-    return engines.make(SETTINGS[name])
+    return engines.make((SETTINGS | EMBEDDERS)[name])
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +99,12 @@ def subject(request: pytest.FixtureRequest, subjects: Callable[[str], Subject]) 
 @pytest.fixture(params=[name for name in SETTINGS if name != "scripted"])
 def real(request: pytest.FixtureRequest, subjects: Callable[[str], Subject]) -> Subject:
     """An engine with a model."""
+    return subjects(request.param)
+
+
+@pytest.fixture(params=list(EMBEDDERS))
+def embedder(request: pytest.FixtureRequest, subjects: Callable[[str], Subject]) -> Subject:
+    """An engine that serves embeddings."""
     return subjects(request.param)
 
 
@@ -179,6 +209,16 @@ def test_an_answer_ends_before_a_stop_string(real: Subject) -> None:
     stop = free.split()[3]
     assert stop not in content(real.chat("Tell me a story.", temperature=0, max_tokens=24, stop=[stop]))
     assert stop not in content(real.chat("Tell me a story.", temperature=0, max_tokens=24, stop=stop))
+
+
+def test_each_choice_says_which_stop_string_it_met(real: Subject) -> None:
+    prompt = {"prompt": "Once upon a time", "max_tokens": 16}
+    text = real.ask(COMPLETIONS, **prompt)["choices"][0]["text"]
+    stop = text.split()[2]
+    for choice in real.ask(COMPLETIONS, **prompt, stop=["nowhere", stop], n=2)["choices"]:
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    (choice,) = real.ask(COMPLETIONS, **prompt, stop="nowhere")["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("length", None)
 
 
 def test_the_same_seed_gives_the_same_text(real: Subject) -> None:
@@ -307,3 +347,203 @@ def test_a_prompt_beyond_the_context_fails_with_its_numbers(real: Subject) -> No
 def test_null_means_default(real: Subject) -> None:
     body = real.chat(temperature=None, n=None, stop=None, response_format=None, logprobs=None, seed=None, user=None)
     assert len(body["choices"]) == 1
+
+
+def test_an_engine_runs_what_it_lists(subject: Subject, embedder: Subject) -> None:
+    bodies: dict[str, Body] = {
+        CHAT: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2},
+        COMPLETIONS: {"prompt": "hi", "max_tokens": 2},
+        EMBEDDINGS: {"input": "hi"},
+        RESPONSES: {"input": "hi", "max_output_tokens": 2},
+        SCORE: {"queries": "hi", "documents": "ho"},
+        MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2},
+    }
+    for each in (subject, embedder):
+        for endpoint in endpoints.served(each.engine):
+            assert each.run(endpoint, bodies[endpoint])["model"] == each.model
+    assert set(endpoints.served(subject.engine)) | set(endpoints.served(embedder.engine)) == set(bodies)
+
+
+# Responses and messages.
+
+
+def test_a_response(real: Subject) -> None:
+    body = real.run(RESPONSES, {"input": "Say hello.", "instructions": "Be terse.", "max_output_tokens": 200})
+    response = Response.model_validate(body)
+    assert response.output_text
+    assert (response.status, response.model) == ("completed", real.model)
+    assert response.usage and response.usage.input_tokens > 5
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+
+
+def test_a_response_that_was_cut_says_so(real: Subject) -> None:
+    response = Response.model_validate(real.run(RESPONSES, {"input": "Tell me a story.", "max_output_tokens": 3}))
+    assert (response.status, response.usage and response.usage.output_tokens) == ("incomplete", 3)
+    assert response.incomplete_details and response.incomplete_details.reason == "max_output_tokens"
+
+
+def test_a_response_matches_its_schema(real: Subject) -> None:
+    form = {"type": "json_schema", "name": "label", "strict": True, "schema": SCHEMA}
+    body = real.run(RESPONSES, {"input": "Win money now!", "text": {"format": form}, "max_output_tokens": 40})
+    assert json.loads(Response.model_validate(body).output_text)["label"] in ("spam", "ham")
+
+
+def test_log_probabilities_of_a_response(real: Subject) -> None:
+    asked = {"input": "hi", "include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 3}
+    (item,) = Response.model_validate(real.run(RESPONSES, asked)).output
+    assert isinstance(item, ResponseOutputMessage) and isinstance(item.content[0], ResponseOutputText)
+    assert [len(token.top_logprobs) for token in item.content[0].logprobs or ()] == [2, 2, 2]
+
+
+def test_what_is_wrong_with_a_response_has_the_clients_name(real: Subject) -> None:
+    image = [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]
+    error = real.refused(RESPONSES, input=[{"role": "user", "content": image}], instructions="x")
+    assert error.param and error.param.startswith("input.0.content.0")
+    form = {"type": "json_schema", "name": "x", "schema": {"enum": list(range(600))}}
+    assert real.refused(RESPONSES, input="x", text={"format": form}).param == "text.format.schema"
+    error = real.refused(RESPONSES, input="word " * 3000)
+    assert (error.code, error.param) == ("context_length_exceeded", "input")
+
+
+def test_a_message(real: Subject) -> None:
+    turns = [{"role": "user", "content": [{"type": "text", "text": "Say hello."}]}]
+    message = Message.model_validate(real.run(MESSAGES, {"messages": turns, "system": "Be terse.", "max_tokens": 200}))
+    assert message.content[0].text  # type: ignore[union-attr]
+    assert (message.stop_reason, message.model) == ("end_turn", real.model)
+    again = Message.model_validate(real.run(MESSAGES, {"messages": turns, "system": "Be terse.", "max_tokens": 2}))
+    assert (again.stop_reason, again.usage.output_tokens) == ("max_tokens", 2)
+    first, second = (each.usage.input_tokens + (each.usage.cache_read_input_tokens or 0) for each in (message, again))
+    assert first == second, "a cache has no say in the sum"
+
+
+def test_a_message_says_which_stop_sequence_it_met(real: Subject) -> None:
+    asked = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 24, "temperature": 0.0}
+    stop = Message.model_validate(real.run(MESSAGES, asked)).content[0].text.split()[3]  # type: ignore[union-attr]
+    message = Message.model_validate(real.run(MESSAGES, {**asked, "stop_sequences": ["nowhere", stop]}))
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
+    assert stop not in message.content[0].text  # type: ignore[union-attr]
+
+
+def test_a_message_matches_its_schema(real: Subject) -> None:
+    form = {"type": "json_schema", "schema": SCHEMA}
+    turns = [{"role": "user", "content": "Win money now!"}]
+    body = real.run(MESSAGES, {"messages": turns, "output_config": {"format": form}, "max_tokens": 40})
+    text = Message.model_validate(body).content[0].text  # type: ignore[union-attr]
+    assert json.loads(text)["label"] in ("spam", "ham")
+
+
+def test_a_prompt_is_not_in_the_answer(real: Subject) -> None:
+    """What the engine tells beside the answer, when it is asked for the stop string, holds the prompt."""
+    body = real.chat("Tell me about BANANAS.", stop=["x"])
+    assert "BANANAS" not in json.dumps({**body, "choices": []})
+    assert not set(body) & {"__verbose", "timings"}
+
+
+# Embeddings and scores.
+
+
+def vectors(body: Body) -> list[list[float]]:
+    return [item["embedding"] for item in body["data"]]
+
+
+def test_embeddings_have_the_shape_of_the_contract(embedder: Subject) -> None:
+    body = embedder.run(EMBEDDINGS, {"input": ["a cat", "two dogs"], "user": "u"})
+    parsed = CreateEmbeddingResponse.model_validate(body)
+    assert [(item.index, item.object) for item in parsed.data] == [(0, "embedding"), (1, "embedding")]
+    assert parsed.usage.prompt_tokens == parsed.usage.total_tokens > 0
+    assert set(body) == {"object", "data", "model", "usage"}
+    assert set(body["data"][0]) == {"object", "index", "embedding"}
+    for vector in vectors(body):
+        assert math.hypot(*vector) == pytest.approx(1, abs=1e-3)
+
+
+def test_an_input_has_the_same_embedding_however_it_is_sent(embedder: Subject) -> None:
+    alone = vectors(embedder.run(EMBEDDINGS, {"input": "a cat"}))
+    among = vectors(embedder.run(EMBEDDINGS, {"input": ["a dog", "a cat"]}))
+    assert alone[0] == pytest.approx(among[1], abs=1e-2)
+    assert among[0] != pytest.approx(among[1], abs=1e-2)
+
+
+def test_tokens_may_be_embedded(embedder: Subject) -> None:
+    body = embedder.run(EMBEDDINGS, {"input": [5, 6, 7]})
+    assert (len(body["data"]), body["usage"]["prompt_tokens"]) == (1, 3)
+    assert len(embedder.run(EMBEDDINGS, {"input": [[5, 6], [7]]})["data"]) == 2
+
+
+def test_base64_holds_the_same_numbers(embedder: Subject) -> None:
+    (plain,) = vectors(embedder.run(EMBEDDINGS, {"input": "a cat"}))
+    (packed,) = vectors(embedder.run(EMBEDDINGS, {"input": "a cat", "encoding_format": "base64"}))
+    assert list(struct.unpack(f"<{len(plain)}f", base64.b64decode(str(packed)))) == pytest.approx(plain, abs=1e-3)
+
+
+@pytest.fixture
+def real_embedder(subjects: Callable[[str], Subject]) -> Subject:
+    return subjects("llamacpp that embeds")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param", "code"),
+    [
+        ({"input": ""}, "input", "invalid_value"),
+        ({"input": []}, "input", "invalid_value"),
+        ({"input": [""]}, "input.0", "invalid_value"),
+        ({"input": [[]]}, "input.0", "invalid_value"),
+        ({"input": ["a", 5]}, "input.1", "invalid_value"),
+        ({"input": [5, "a"]}, "input.1", "invalid_value"),
+        ({"input": [-1]}, "input.0", "invalid_value"),
+        ({"input": 5}, "input", "invalid_value"),
+        ({"input": {"prompt": "a"}}, "input", "invalid_value"),
+        ({"input": ["a"] * 2049}, "input", "invalid_value"),
+        ({"input": None}, "input", "missing_required_parameter"),
+        ({"dimensions": 5}, "dimensions", "unsupported_parameter"),
+        ({"encoding_format": "hex"}, "encoding_format", "invalid_value"),
+        ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens", "unsupported_parameter"),
+    ],
+)
+def test_a_parameter_of_embeddings_that_is_not_taken_is_named(
+    real_embedder: Subject, parameters: dict[str, Any], param: str, code: str
+) -> None:
+    error = real_embedder.refused(EMBEDDINGS, **{"input": "x", **parameters})
+    assert (error.param, error.code, error.status_code) == (param, code, 400)
+
+
+def test_an_input_beyond_the_context_fails_with_its_numbers(real_embedder: Subject) -> None:
+    error = real_embedder.refused(EMBEDDINGS, input=["short", "word " * 3000])
+    assert (error.code, error.param, error.status_code) == ("context_length_exceeded", "input", 400)
+    assert "512" in error.message and "3001" in error.message
+    error = real_embedder.refused(SCORE, queries="short", documents=["word " * 3000])
+    assert (error.code, error.param) == ("context_length_exceeded", "documents")
+    assert embedder_is_well(real_embedder)
+
+
+def test_tokens_that_the_model_does_not_have_fail_alone(real_embedder: Subject) -> None:
+    assert real_embedder.refused(EMBEDDINGS, input=[2_000_000_000]).status_code == 400
+    assert embedder_is_well(real_embedder)
+
+
+def embedder_is_well(subject: Subject) -> bool:
+    return bool(subject.run(EMBEDDINGS, {"input": "x"})["data"])
+
+
+def test_scores_are_higher_for_what_is_alike(embedder: Subject) -> None:
+    body = embedder.run(SCORE, {"queries": "a cat", "documents": ["a cat", "quarterly tax returns of 1987"]})
+    assert body["object"] == "list"
+    same, other = (item["score"] for item in body["data"])
+    assert same == pytest.approx(1, abs=1e-2)
+    assert other < same
+    assert body["usage"]["prompt_tokens"] > 0
+
+
+def test_many_inputs_at_once(real_embedder: Subject) -> None:
+    body = real_embedder.run(EMBEDDINGS, {"input": [f"text {number}" for number in range(40)]})
+    assert [item["index"] for item in body["data"]] == list(range(40))
+
+
+def test_a_model_that_makes_no_embeddings_does_not_start() -> None:
+    silent = EMBEDDER.model_copy(update={"pooling": "model"})
+
+    async def start() -> None:
+        await engines.make(Worker(engine="llamacpp", llamacpp=silent)).start()
+
+    with pytest.raises(ConfigurationError, match="PROMPTMILL_WORKER__LLAMACPP__POOLING"):
+        asyncio.run(start())

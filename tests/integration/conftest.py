@@ -12,11 +12,13 @@ from web import Client, another, serving
 
 from jobs import batches, claims, db, fleet, keys, leases, lifecycle
 from jobs.batches import NewBatch
+from jobs.claims import Claimant
 from jobs.idempotency import Call
 from jobs.ingest import Ingest
 from jobs.keys import Caller
 from jobs.leases import Lease, Written
 from jobs.outcomes import Outcome, success
+from jobs.protocol import BATCH_ENDPOINTS
 from jobs.settings import Settings
 from jobs.states import BatchStatus
 
@@ -30,7 +32,7 @@ class Domain:
         with db.transaction(engine) as connection:
             self.caller = keys.authenticate(connection, keys.create(connection, project="p", name=""))
             self.project_id = self.caller.project_id
-            fleet.register(connection, "worker_1", engine="none", models=["scripted"])
+            fleet.register(connection, "worker_1", engine="none", models=["scripted"], endpoints=BATCH_ENDPOINTS)
 
     def upload(self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None) -> str:
         settings = self.settings.limits.model_copy(update=limits or {})
@@ -69,7 +71,7 @@ class Domain:
 
     def claim(self, shard_id: str, seconds: float = 60, worker: str = "worker_1") -> Lease | None:
         with db.transaction(self.engine) as connection:
-            return claims.claim(connection, shard_id, worker_id=worker, models=["scripted"], lease_seconds=seconds)
+            return claims.claim(connection, shard_id, Claimant(worker, ["scripted"], BATCH_ENDPOINTS, seconds))
 
     def claim_soon(self, shard_id: str) -> Lease:
         """Claim a shard of a batch that the service made: while it notes the hint, it holds the shard's row."""

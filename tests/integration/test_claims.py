@@ -5,10 +5,11 @@ from itertools import cycle
 from typing import Any
 
 import pytest
-from payloads import numbered
+from payloads import CHAT, numbered
 
 from jobs import batches, claims, db, keys
 from jobs.batches import NewBatch
+from jobs.claims import Claimant
 from jobs.ingest import Ingest
 from jobs.leases import Lease
 
@@ -27,7 +28,7 @@ class Tenant:
         ingest.feed(numbered(count))
         call = domain.call(self.caller)
         file_id = ingest.finish(call, filename="a.jsonl", purpose="batch", expires_after_seconds=None)
-        new = NewBatch(file_id, "/v1/chat/completions", "24h", 86_400, priority=priority)
+        new = NewBatch(file_id, CHAT, "24h", 86_400, priority=priority)
         with db.transaction(domain.engine) as connection:
             return batches.create(connection, self.caller.project_id, new, domain.settings)
 
@@ -106,9 +107,7 @@ def test_a_lost_hint_is_made_up_for_in_the_same_order(domain: Any, huge: Tenant,
     order = []
     for _ in range(3):
         with db.transaction(domain.engine) as connection:
-            lease = claims.claim_unhinted(
-                connection, worker_id="w", models=["scripted"], lease_seconds=60, hint_seconds=10
-            )
+            lease = claims.claim_unhinted(connection, Claimant("w", ["scripted"], [CHAT], 60), hint_seconds=10)
         assert lease
         order.append(lease.batch_id)
     assert order in ([first, second, first], [second, first, first]), "neither had a turn before"

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from payloads import jsonl, numbered, request
 
-from jobs import content, db, files, retention
+from jobs import content, db, files, fleet, retention
 from jobs.errors import InvalidRequest, PayloadTooLarge, Unavailable
 from jobs.ingest import Ingest
 
@@ -95,6 +95,24 @@ def test_a_model_that_nobody_serves_is_named(domain: Any) -> None:
     assert problems(domain, jsonl([request("a", model="gpt")])) == [("model_not_found", "body.model", None)]
 
 
+def test_a_model_that_is_not_served_at_the_endpoint_is_named(domain: Any) -> None:
+    with db.transaction(domain.engine) as connection:
+        fleet.register(connection, "w", engine="none", models=["embedder"], endpoints=["/v1/embeddings", "/v1/score"])
+    batch = domain.batch(domain.create(domain.upload(jsonl([request("a", model="embedder")]))))
+    (error,) = batch.errors.data
+    assert (error.code, error.param) == ("model_not_found", "body.model")
+    assert error.message == (
+        "The provided model 'embedder' is not served at '/v1/chat/completions', only at: /v1/embeddings, /v1/score."
+    )
+
+
+def test_endpoints_of_one_worker_are_not_those_of_another(domain: Any) -> None:
+    domain.execute("UPDATE workers SET endpoints = '{/v1/embeddings}'")
+    with db.transaction(domain.engine) as connection:
+        fleet.register(connection, "w", engine="none", models=["other"], endpoints=["/v1/chat/completions"])
+    assert problems(domain, jsonl([request("a")])) == [("model_not_found", "body.model", None)]
+
+
 def test_a_missing_file_is_an_error_of_the_batch(domain: Any) -> None:
     batch = domain.batch(domain.create("file-nope"))
     assert batch.status == "failed"
@@ -104,6 +122,24 @@ def test_a_missing_file_is_an_error_of_the_batch(domain: Any) -> None:
 def test_too_many_requests_are_an_error_of_the_batch(domain: Any) -> None:
     assert domain.batch(domain.create(domain.upload(numbered(5), limits={"max_requests": 5}))).status == "in_progress"
     assert problems(domain, numbered(6), max_requests=5) == [("too_many_tasks", None, None)]
+
+
+def embeddings(*inputs: Any) -> bytes:
+    return jsonl(
+        {**request(f"row-{number}"), "url": "/v1/embeddings", "body": {"model": "scripted", "input": given}}
+        for number, given in enumerate(inputs)
+    )
+
+
+def test_too_many_embedding_inputs_are_an_error_of_the_batch(domain: Any) -> None:
+    limits = {"max_embedding_inputs": 4}
+    enough = domain.upload(embeddings(["a", "b"], "c", [1, 2, 3]), limits=limits)
+    assert domain.batch(domain.create(enough, "/v1/embeddings")).status == "in_progress"
+    too_many = domain.upload(embeddings(["a", "b"], "c", ["d", "e"], "f"), limits=limits)
+    batch = domain.batch(domain.create(too_many, "/v1/embeddings"))
+    assert [(error.code, error.param, error.line) for error in batch.errors.data] == [
+        ("too_many_tasks", "body.input", None)
+    ]
 
 
 @pytest.mark.parametrize(

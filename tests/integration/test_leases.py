@@ -2,9 +2,10 @@ import threading
 from typing import Any
 
 import pytest
-from payloads import parse
+from payloads import CHAT, parse
 
 from jobs import batches, claims, content, db, ids, leases, lifecycle, retention
+from jobs.claims import Claimant
 from jobs.errors import StateConflict
 from jobs.outcomes import success
 from jobs.states import BatchStatus
@@ -63,7 +64,16 @@ def test_of_twenty_claims_at_once_one_succeeds(domain: Any) -> None:
 def test_a_worker_claims_only_models_that_it_serves(domain: Any) -> None:
     (shard,) = domain.shards(domain.new_batch(1))
     with db.transaction(domain.engine) as connection:
-        assert claims.claim(connection, shard.id, worker_id="w", models=["other"], lease_seconds=60) is None
+        assert claims.claim(connection, shard.id, Claimant("w", ["other"], [CHAT], 60)) is None
+
+
+def test_a_worker_claims_only_endpoints_that_it_serves(domain: Any) -> None:
+    (shard,) = domain.shards(domain.new_batch(1))
+    other = Claimant("w", ["scripted"], ["/v1/embeddings"], 60)
+    with db.transaction(domain.engine) as connection:
+        assert claims.claim(connection, shard.id, other) is None
+        assert claims.claim_unhinted(connection, other, hint_seconds=10) is None
+        assert claims.claim(connection, shard.id, Claimant("w", ["scripted"], ["/v1/embeddings", CHAT], 60))
 
 
 def test_unknown_shards_are_nobodys(domain: Any) -> None:
@@ -146,9 +156,7 @@ def test_the_oldest_forgotten_shard_is_next(domain: Any) -> None:
 
     def claim_next() -> Any:
         with db.transaction(domain.engine) as connection:
-            return claims.claim_unhinted(
-                connection, worker_id="w", models=["scripted"], lease_seconds=60, hint_seconds=10
-            )
+            return claims.claim_unhinted(connection, Claimant("w", ["scripted"], [CHAT], 60), hint_seconds=10)
 
     assert claim_next().batch_id == second
     assert claim_next() is None

@@ -60,6 +60,31 @@ def test_what_is_wrong_is_named(content: bytes, code: str, param: str | None) ->
     assert (found.code, found.param) == (code, param)
 
 
+@pytest.mark.parametrize(
+    ("url", "needed", "param"),
+    [
+        ("/v1/completions", {"prompt": "x"}, "prompt"),
+        ("/v1/embeddings", {"input": ["x"]}, "input"),
+        ("/v1/responses", {"input": "x"}, "input"),
+        ("/v1/messages", {"messages": [{}]}, "messages"),
+        ("/v1/score", {"queries": "x", "documents": ["y"]}, "queries"),
+        ("/v1/score", {"queries": "x", "items": ["y"]}, "queries"),
+        ("/v1/score", {"text_1": "x", "text_2": ["y"]}, "queries"),
+        ("/v1/score", {"data_1": "x", "data_2": ["y"]}, "queries"),
+    ],
+)
+def test_each_endpoint_has_parameters_that_it_cannot_do_without(url: str, needed: dict[str, Any], param: str) -> None:
+    def line(body: dict[str, Any]) -> bytes:
+        return json.dumps({"custom_id": "a", "method": "POST", "url": url, "body": {"model": "m", **body}}).encode()
+
+    lines.parse(line(needed), max_custom_id_chars=64)
+    found = problem(line({}))
+    assert (found.code, found.param) == ("invalid_request", f"body.{param}")
+    if len(needed) > 1:
+        found = problem(line(dict(list(needed.items())[:1])))
+        assert (found.code, found.param) == ("invalid_request", "body.documents")
+
+
 def test_bytes_that_are_no_text_are_found_where_nobody_looks() -> None:
     content = json.dumps(request("a", prompt="PLACE")).encode()
     assert problem(content.replace(b"PLACE", b"\xff\xfe")).code == "invalid_encoding"

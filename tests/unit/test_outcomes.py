@@ -1,4 +1,7 @@
 import json
+from typing import Any
+
+import pytest
 
 from jobs import outcomes
 
@@ -36,3 +39,38 @@ def test_a_refusal_goes_to_the_error_file_with_its_body_in_response() -> None:
 
 def test_an_answer_without_usage_counts_nothing() -> None:
     assert outcomes.success(1, "a", {"usage": None}).tokens == outcomes.TokenCounts()
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 5, "total_tokens": 5}, outcomes.TokenCounts(input=5)),
+        (
+            {
+                "input_tokens": 5,
+                "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 0},
+                "output_tokens": 7,
+                "output_tokens_details": {"reasoning_tokens": 2},
+                "total_tokens": 12,
+            },
+            outcomes.TokenCounts(input=5, cached=3, output=7, reasoning=2),
+        ),
+        (
+            {
+                "input_tokens": 2,
+                "cache_read_input_tokens": 3,
+                "cache_creation_input_tokens": 4,
+                "output_tokens": 7,
+                "output_tokens_details": {"thinking_tokens": 2},
+            },
+            outcomes.TokenCounts(input=9, cached=3, output=7, reasoning=2),
+        ),
+        (
+            {"input_tokens": 2, "cache_read_input_tokens": None, "output_tokens": 7, "output_tokens_details": None},
+            outcomes.TokenCounts(input=2, output=7),
+        ),
+    ],
+    ids=["embeddings", "responses", "messages", "messages without a cache"],
+)
+def test_tokens_are_counted_in_the_words_of_each_endpoint(usage: dict[str, Any], counts: outcomes.TokenCounts) -> None:
+    assert outcomes.success(1, "a", {"usage": usage}).tokens == counts

@@ -32,6 +32,9 @@ class GatedEngine:
     def models(self) -> Sequence[str]:
         return ["gated"]
 
+    def endpoints(self) -> Sequence[str]:
+        return [CHAT]
+
     def capacity(self) -> int:
         return 2
 

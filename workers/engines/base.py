@@ -23,6 +23,9 @@ class Engine(Protocol):
     def models(self) -> Sequence[str]:
         """Return the names that requests may give as `model`."""
 
+    def endpoints(self) -> Sequence[str]:
+        """Return the endpoints that `run` takes. `workers.endpoints` adds those that can be put in terms of these."""
+
     def capacity(self) -> int:
         """Return how many requests the engine runs together; more than these wait in it."""
 

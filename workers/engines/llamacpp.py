@@ -5,11 +5,13 @@ coroutine and no thread, and hanging up ends it in the engine, which the in-proc
 
 Seen in xllamacpp 2026.10: it counts the tokens of one choice only, ignores `response_format` for completions, and
 takes almost any value without a word. So each choice is asked for on its own, and `parameters` checks everything.
+Loaded for embeddings it still chats, slower; loaded for chat it embeds nothing. So a worker does one or the other.
 """
 
 import asyncio
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -27,11 +29,11 @@ import xllamacpp
 
 from jobs import telemetry
 from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
-from jobs.protocol import CHAT
+from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import LlamaCpp
 from workers.engines import parameters
 from workers.engines.base import Body, ProgressWatch
-from workers.engines.parameters import ChatParameters, CompletionParameters, Sampling
+from workers.engines.parameters import ChatParameters, CompletionParameters, EmbeddingParameters, Sampling
 
 log = telemetry.get_logger(__name__)
 
@@ -40,6 +42,8 @@ METRICS_SECONDS = 2.0
 # Requests beyond those that it decodes; the next one starts without a round trip to us.
 QUEUED_IN_ENGINE = 2
 _CONTEXT_ERROR = "exceed_context_size_error"
+_INPUT_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
+_PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 
 
 class LlamaCppEngine:
@@ -68,6 +72,16 @@ class LlamaCppEngine:
         self._client = httpx2.AsyncClient(transport=transport, base_url="http://engine", timeout=None)
         self._decodes = await self._count_decodes()
         self._watching = asyncio.create_task(self._watch())
+        if self._settings.task == "embed":
+            await self._try_embedding(path)
+
+    async def _try_embedding(self, path: Path) -> None:
+        try:
+            await self.run(EMBEDDINGS, {"model": self._settings.model_name, "input": "x"})
+        except RequestRejected as error:
+            await self.stop()
+            message = f"{path} makes no embeddings: {error.message} Try PROMPTMILL_WORKER__LLAMACPP__POOLING."
+            raise ConfigurationError(message) from error
 
     def _load(self, path: Path) -> Any:  # noqa: ANN401  xllamacpp has no types
         settings = self._settings
@@ -84,6 +98,8 @@ class LlamaCppEngine:
         params.n_threads_http = settings.parallel_requests + QUEUED_IN_ENGINE + 2
         # Its own default would keep up to 8 GB of finished prompts. Prompts in use are reused without it.
         params.cache_ram_mib = 0
+        if settings.task == "embed":
+            _embed(params, settings)
         params.endpoint_metrics = True
         params.ui = False
         params.verbosity = -1
@@ -96,14 +112,28 @@ class LlamaCppEngine:
     def models(self) -> Sequence[str]:
         return [self._settings.model_name]
 
+    def endpoints(self) -> Sequence[str]:
+        return [EMBEDDINGS] if self._settings.task == "embed" else [CHAT, COMPLETIONS]
+
     def capacity(self) -> int:
         return self._settings.parallel_requests
 
     async def run(self, endpoint: str, body: Body) -> Body:
+        if endpoint == EMBEDDINGS:
+            return await self._run_embedding(parameters.check(EmbeddingParameters, body))
         if endpoint == CHAT:
-            asked: Sampling = parameters.check(ChatParameters, body)
-        else:
-            asked = parameters.check(CompletionParameters, body)
+            return await self._run_choices(endpoint, parameters.check(ChatParameters, body))
+        return await self._run_choices(endpoint, parameters.check(CompletionParameters, body))
+
+    async def _run_embedding(self, asked: EmbeddingParameters) -> Body:
+        with self._progress:
+            answer = await self._ask(EMBEDDINGS, asked.model_dump(exclude_none=True, exclude={"user"}))
+            self._progress.advance()
+        for item in answer["data"]:
+            item.pop("encoding_format", None)
+        return answer
+
+    async def _run_choices(self, endpoint: str, asked: Sampling) -> Body:
         with self._progress:
             choices = [self._ask(endpoint, _payload(asked, number)) for number in range(asked.n or 1)]
             answers = await _all(choices)
@@ -121,7 +151,7 @@ class LlamaCppEngine:
                 raise EngineFatal from error
         answer: Body = response.json()
         if "error" in answer:
-            raise _rejection(answer["error"], "messages" if endpoint == CHAT else "prompt")
+            raise _rejection(answer["error"], _PROMPT_OF[endpoint])
         return answer
 
     def healthy(self) -> bool:
@@ -166,6 +196,15 @@ def default_model() -> Path:
     return next(Path(folders[0]).glob("*.gguf"))
 
 
+def _embed(params: Any, settings: LlamaCpp) -> None:  # noqa: ANN401  xllamacpp has no types
+    """Load the model for embeddings. An input is read in one step, so a step must hold a whole context."""
+    params.embedding = True
+    params.n_batch = params.n_ubatch = settings.context_tokens
+    if settings.pooling != "model":
+        kinds = xllamacpp.llama_pooling_type
+        params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings.pooling.upper()}")
+
+
 async def _all(calls: list[Any]) -> list[Body]:
     """Await every call; if one fails, the others are ended."""
     try:
@@ -181,6 +220,9 @@ def _payload(asked: Sampling, choice: int) -> Body:
     payload = asked.model_dump(
         by_alias=True, exclude_none=True, exclude={"n", "user", "metadata", "store", "stream", "echo"}
     )
+    if asked.stop:
+        # The only way to learn which stop string was met.
+        payload["verbose"] = True
     if asked.seed is not None:
         payload["seed"] = (asked.seed + choice) % 2**32
     if isinstance(asked, CompletionParameters) and (form := payload.pop("response_format", None)):
@@ -200,14 +242,18 @@ def _completion_format(form: Body) -> Body:
 
 
 def _rejection(error: Body, prompt: str) -> RequestRejected:
-    code = "context_length_exceeded" if error.get("type") == _CONTEXT_ERROR else "invalid_value"
-    if code == "context_length_exceeded":
-        message = (
-            f"This model's context is {error.get('n_ctx')} tokens, but the prompt has {error.get('n_prompt_tokens')}."
-        )
-        return RequestRejected(message, code=code, param=prompt)
+    if error.get("type") == _CONTEXT_ERROR:
+        return _too_long(error.get("n_prompt_tokens"), error.get("n_ctx"), prompt)
     # The engine's words may quote the prompt's template, never another client's text.
-    return RequestRejected(str(error.get("message")), status_code=400, code=code)
+    words = str(error.get("message"))
+    if match := _INPUT_TOO_LONG.search(words):
+        return _too_long(match[1], match[2], prompt)
+    return RequestRejected(words, status_code=400, code="invalid_value")
+
+
+def _too_long(tokens: Any, context: Any, prompt: str) -> RequestRejected:  # noqa: ANN401  numbers to be shown
+    message = f"This model's context is {context} tokens, but the prompt has {tokens}."
+    return RequestRejected(message, code="context_length_exceeded", param=prompt)
 
 
 def _merge(answers: list[Body], asked: Sampling) -> Body:
@@ -215,7 +261,7 @@ def _merge(answers: list[Body], asked: Sampling) -> Body:
     body = answers[0]
     body.pop("timings", None)
     body["model"] = asked.model
-    body["choices"] = [_choice(answer["choices"][0], number, asked) for number, answer in enumerate(answers)]
+    body["choices"] = [_choice(answer, number, asked) for number, answer in enumerate(answers)]
     usage = body["usage"]
     usage["completion_tokens"] = sum(answer["usage"]["completion_tokens"] for answer in answers)
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
@@ -224,8 +270,12 @@ def _merge(answers: list[Body], asked: Sampling) -> Body:
     return body
 
 
-def _choice(choice: Body, index: int, asked: Sampling) -> Body:
+def _choice(answer: Body, index: int, asked: Sampling) -> Body:
+    choice: Body = answer["choices"][0]
     choice["index"] = index
+    if details := answer.pop("__verbose", None):
+        # vLLM's name for it.
+        choice["stop_reason"] = details["stopping_word"] if details["stop_type"] == "word" else None
     choice.setdefault("logprobs", None)
     if not choice["logprobs"]:
         return choice

@@ -8,7 +8,16 @@ say so.
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from jobs.errors import RequestRejected
 from workers.engines.base import Body
@@ -17,22 +26,26 @@ from workers.engines.base import Body
 MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_ENUM_VALUES = 65_536, 32, 500
 # Ours: each choice is a request of its own for the engine.
 MAX_CHOICES = 16
+# The OpenAI API's own.
+MAX_EMBEDDING_INPUTS = 2_048
 
 StopString = Annotated[str, Field(min_length=1, max_length=1_000)]
 
 
-class _Model(BaseModel):
+class Strict(BaseModel):
+    """An object of a request: nothing else in it, and no value of another type."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class TextPart(_Model):
+class TextPart(Strict):
     """Part of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(_Model):
+class Message(Strict):
     """One turn. Images, audio and tool calls are not text."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -40,7 +53,7 @@ class Message(_Model):
     name: str | None = None
 
 
-class JsonSchema(_Model):
+class JsonSchema(Strict):
     """The schema that an answer must match."""
 
     name: str | None = None
@@ -72,7 +85,7 @@ def _check_schema(node: Any, depth: int) -> None:  # noqa: ANN401  any JSON
             _check_schema(child, depth + 1)
 
 
-class ResponseFormat(_Model):
+class ResponseFormat(Strict):
     """The form of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -86,7 +99,7 @@ class ResponseFormat(_Model):
         return self
 
 
-class Sampling(_Model):
+class Sampling(Strict):
     """What both endpoints take."""
 
     model: str
@@ -130,17 +143,46 @@ class CompletionParameters(Sampling):
     echo: Literal[False] | None = None
 
 
-Parameters = TypeVar("Parameters", bound=Sampling)
+def _kind(value: Any) -> str:  # noqa: ANN401  any JSON
+    """Name what an input is meant to be by its first item, so that an error is about that and nothing else."""
+    first = value[0] if isinstance(value, list) and value else ""
+    item = "list" if isinstance(first, list) else "int" if isinstance(first, int) else "str"
+    return f"list[{item}]" if isinstance(value, list) else "str"
+
+
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+Tokens = Annotated[list[Token], Field(min_length=1)]
+Input = Annotated[str, Field(min_length=1)]
+_AtMost = Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS)
+
+
+class EmbeddingParameters(Strict):
+    """`/v1/embeddings`."""
+
+    model: str
+    input: Annotated[
+        Annotated[Input, Tag("str")]
+        | Annotated[list[Input], _AtMost, Tag("list[str]")]
+        | Annotated[Tokens, Tag("list[int]")]
+        | Annotated[list[Tokens], _AtMost, Tag("list[list]")],
+        Discriminator(_kind),
+    ]
+    encoding_format: Literal["float", "base64"] | None = None
+    # Without effect here; clients send it all the same.
+    user: str | None = None
+
+
+Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
 def check(kind: type[Parameters], body: Body) -> Parameters:
-    """Return the checked parameters.
+    """Return the checked parameters. Null stands for the default, as if the parameter were not there.
 
     Raises:
         RequestRejected: a parameter is unknown or out of bounds; it is named.
     """
     try:
-        return kind.model_validate(body)
+        return kind.model_validate({name: value for name, value in body.items() if value is not None})
     except ValidationError as error:
         raise _rejection(error) from None
 

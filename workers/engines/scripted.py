@@ -1,6 +1,6 @@
 """An engine that does what its prompt says: for fault tests and for measuring the data plane. Never a default.
 
-The first word of the last message (or of the prompt) decides:
+The first word of the last message (or of the prompt, or of the first input) decides:
 
     SLEEP <seconds> ...     answers after a while
     REJECT ...              is refused with 400
@@ -8,18 +8,24 @@ The first word of the last message (or of the prompt) decides:
     HANG                    never answers, and makes no progress
     CRASH                   kills the process with SIGKILL
     FATAL                   the engine dies, the process lives
-    anything else           is answered with itself
+    anything else           is answered with itself, up to a stop string
+
+Embeddings are made of the input's hash.
 """
 
 import asyncio
+import base64
+import hashlib
+import math
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from jobs.errors import EngineFatal, RequestRejected
-from jobs.protocol import CHAT
+from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from workers.engines.base import Body, ProgressWatch
 
 MODEL = "scripted"
@@ -40,6 +46,9 @@ class ScriptedEngine:
     def models(self) -> Sequence[str]:
         return [MODEL]
 
+    def endpoints(self) -> Sequence[str]:
+        return [CHAT, COMPLETIONS, EMBEDDINGS]
+
     def capacity(self) -> int:
         return CAPACITY
 
@@ -49,7 +58,7 @@ class ScriptedEngine:
             if action := _ACTIONS.get(text.split(" ", 1)[0]):
                 await action(text)
             self._progress.advance()
-        return _response(endpoint, body, text)
+        return _embeddings(body) if endpoint == EMBEDDINGS else _response(endpoint, body, text)
 
     def healthy(self) -> bool:
         return self._progress.healthy()
@@ -59,16 +68,24 @@ class ScriptedEngine:
 
 
 def _prompt(endpoint: str, body: Body) -> str:
+    if endpoint == EMBEDDINGS:
+        first = _inputs(body)[0]
+        return first if isinstance(first, str) else ""
     prompt = body["messages"][-1]["content"] if endpoint == CHAT else body["prompt"]
+    if isinstance(prompt, list) and all(part["type"] == "text" for part in prompt):
+        return "".join(part["text"] for part in prompt)
     if not isinstance(prompt, str):
         message = "Only text is scripted."
-        raise RequestRejected(message, param="messages")
+        raise RequestRejected(message, param=f"messages.{len(body['messages']) - 1}.content")
     return prompt
 
 
 def _response(endpoint: str, body: Body, text: str) -> Body:
     words = len(text.split())
-    choice: Body = {"index": 0, "finish_reason": "stop", "logprobs": None}
+    stops = body.get("stop") or ()
+    met = next((stop for stop in ([stops] if isinstance(stops, str) else stops) if stop in text), None)
+    text = text.partition(met)[0] if met else text
+    choice: Body = {"index": 0, "finish_reason": "stop", "stop_reason": met, "logprobs": None}
     if endpoint == CHAT:
         choice["message"] = {"role": "assistant", "content": text}
     else:
@@ -81,6 +98,37 @@ def _response(endpoint: str, body: Body, text: str) -> Body:
         "choices": [choice],
         "usage": {"prompt_tokens": words, "completion_tokens": words, "total_tokens": 2 * words},
     }
+
+
+def _inputs(body: Body) -> list[Any]:
+    given = body["input"]
+    return given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+
+
+def _embeddings(body: Body) -> Body:
+    vectors = [_vector(given) for given in _inputs(body)]
+    words = sum(len(given.split()) if isinstance(given, str) else len(given) for given in _inputs(body))
+    as_text = body.get("encoding_format") == "base64"
+    return {
+        "object": "list",
+        "model": body["model"],
+        "data": [
+            {"object": "embedding", "index": index, "embedding": _packed(vector) if as_text else vector}
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": words, "total_tokens": words},
+    }
+
+
+def _vector(given: str | list[int]) -> list[float]:
+    """Return eight numbers of length one."""
+    numbers = struct.unpack("<8i", hashlib.sha256(str(given).encode()).digest())
+    return [number / math.hypot(*numbers) for number in numbers]
+
+
+def _packed(vector: list[float]) -> str:
+    """Return the base64 of little-endian float32, as the OpenAI API has it."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
 async def _sleep(text: str) -> None:
