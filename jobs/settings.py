@@ -32,7 +32,13 @@ class Limits(_Section):
     """What one client may send."""
 
     max_file_bytes: Bytes = 200_000_000
-    """Largest input file, bytes. The Batch API's own limit, 200 MB."""
+    """Largest input file of a batch, bytes. The Batch API's own limit, 200 MB."""
+    max_raw_file_bytes: Bytes = 536_870_912
+    """Largest file of another purpose that is sent in one call, bytes. The Files API's own limit, 512 MB."""
+    max_upload_bytes: Bytes = 8_589_934_592
+    """Largest file of another purpose that is sent in parts, bytes. The Uploads API's own limit, 8 GB."""
+    max_part_bytes: Bytes = 67_108_864
+    """Largest part of an upload, bytes. The Uploads API's own limit, 64 MB, which is what the SDK cuts files into."""
     max_requests: Count = 50_000
     """Most requests in one file. The Batch API's own limit."""
     max_line_bytes: Bytes = 20_000_000
@@ -72,8 +78,10 @@ class Retention(_Section):
 
     result_file_seconds: Seconds = 30 * 86_400
     """Life of output and error files after the batch ended, seconds. The Batch API's own 30 days."""
+    upload_seconds: Seconds = 3_600
+    """How long the parts of an upload may take, seconds. The Uploads API's own hour."""
     unfinished_upload_seconds: Seconds = 3_600
-    """When the rows of an upload that never ended are removed, seconds."""
+    """When the rows of an upload that never ended are removed, seconds; parts this long after their upload expired."""
     model_memory_seconds: Seconds = 86_400
     """A model stays known this long after a worker last served it, seconds: a worker that restarts fails no batch."""
 

@@ -1,12 +1,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+import inprocess
 import invariants
 import pytest
+import services
 from payloads import CHAT, numbered
 from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
 
-from jobs import batches, db, fleet, keys, leases
+from jobs import batches, db, fleet, keys, leases, retention
 from jobs.batches import NewBatch
 from jobs.idempotency import Call
 from jobs.ingest import Ingest
@@ -26,20 +29,36 @@ class Domain:
             self.project_id = self.caller.project_id
             fleet.register(connection, "worker_1", engine="none", models=["scripted"])
 
-    def upload(self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None) -> str:
-        settings = self.settings.limits.model_copy(update=limits or {})
-        ingest = Ingest(self.engine, settings, self.project_id)
+    def ingest(self, purpose: str = "batch", limits: dict[str, int] | None = None) -> Ingest:
+        return Ingest(self.engine, self.settings.limits.model_copy(update=limits or {}), self.project_id, purpose)
+
+    def upload(
+        self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None, purpose: str = "batch"
+    ) -> str:
+        ingest = self.ingest(purpose, limits)
         try:
             for start in range(0, len(data), chunk):
                 ingest.feed(data[start : start + chunk])
-            return self.finish(ingest)
+            return self.finish(ingest, purpose)
         except BaseException:
             ingest.discard()
             raise
 
-    def finish(self, ingest: Ingest) -> str:
+    def finish(self, ingest: Ingest, purpose: str = "batch") -> str:
         call = Call(self.caller, "/v1/files")
-        return ingest.finish(call, filename="a.jsonl", purpose="batch", expires_after_seconds=None)
+        return ingest.finish(call, filename="a.jsonl", purpose=purpose, expires_after_seconds=None)
+
+    def sweep(self) -> bool:
+        seconds = self.settings.retention.unfinished_upload_seconds
+        with db.transaction(self.engine) as connection:
+            return retention.sweep_file(connection, unfinished_seconds=seconds)
+
+    def later(self, interval: str, *engines: Engine) -> None:
+        """Set the clock forward, for connections of these engines too."""
+        name = self.engine.url.database
+        self.execute(f"ALTER DATABASE {name} SET promptmill.clock_offset = '{interval}'")
+        for engine in (self.engine, *engines):
+            engine.dispose()
 
     def create(self, file_id: str, endpoint: str = CHAT, metadata: dict[str, str] | None = None) -> str:
         with db.transaction(self.engine) as connection:
@@ -88,3 +107,14 @@ class Domain:
 def domain(engine: Engine) -> Iterator[Domain]:
     yield Domain(engine)
     invariants.check(engine)
+
+
+@pytest.fixture
+def http(domain: Any, database_url: str, servers: services.Servers) -> Iterator[TestClient]:
+    with inprocess.serving(database_url, servers) as client:
+        yield client
+
+
+@pytest.fixture
+def client(domain: Any, http: TestClient) -> inprocess.Client:
+    return inprocess.another(domain, http, "mine")

@@ -1,21 +1,17 @@
 """The HTTP surface, in process: shapes of objects and errors, tenancy, paging."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import services
 import structlog
+from inprocess import Client, another, error, serving
 from payloads import CHAT, jsonl, numbered, parse, request
-from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from api.app import create_app
 from api.stack.program import free_port
-from jobs import db, keys, telemetry
-from jobs.settings import Settings
+from jobs import telemetry
 
 BATCH_FIELDS = {
     *("id", "object", "endpoint", "model", "errors", "input_file_id", "completion_window", "status"),
@@ -34,63 +30,6 @@ BATCH_FIELDS = {
 FILE_FIELDS = {
     *("id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status", "status_details"),
 }
-
-
-class Client:
-    """A project's client."""
-
-    def __init__(self, http: TestClient, key: str) -> None:
-        self.http, self.key, self.headers = http, key, {"authorization": f"Bearer {key}"}
-
-    def call(self, method: str, path: str, **options: Any) -> Any:
-        return self.http.request(method, path, headers=self.headers, **options)
-
-    def upload(self, data: bytes, **fields: str) -> Any:
-        form = {"purpose": "batch", **fields}
-        return self.call("POST", "/v1/files", data=form, files={"file": ("my file.jsonl", data)})
-
-    def file_id(self, count: int = 3) -> str:
-        return str(self.upload(numbered(count)).json()["id"])
-
-    def create(self, **changes: Any) -> Any:
-        body = {"endpoint": CHAT, "completion_window": "24h", **changes}
-        return self.call("POST", "/v1/batches", json=body)
-
-    def batch_id(self) -> str:
-        return str(self.create(input_file_id=self.file_id()).json()["id"])
-
-
-@contextlib.contextmanager
-def serving(database_url: str, servers: services.Servers, **settings: Any) -> Iterator[TestClient]:
-    app = create_app(Settings(database_url=SecretStr(database_url), redis_url=SecretStr(servers.redis_url), **settings))
-    with TestClient(app) as client:
-        yield client
-    app.state.context.database.dispose()
-
-
-@pytest.fixture
-def http(domain: Any, database_url: str, servers: services.Servers) -> Iterator[TestClient]:
-    with serving(database_url, servers) as client:
-        yield client
-
-
-@pytest.fixture
-def client(domain: Any, http: TestClient) -> Client:
-    return another(domain, http, "mine")
-
-
-def another(domain: Any, http: TestClient, project: str) -> Client:
-    with db.transaction(domain.engine) as connection:
-        return Client(http, keys.create(connection, project=project, name=""))
-
-
-def error(response: Any) -> tuple[int, str | None, str | None]:
-    body = response.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    assert response.headers["x-request-id"].startswith("req_")
-    return response.status_code, body["error"]["param"], body["error"]["code"]
 
 
 def test_a_file_has_every_field(client: Client) -> None:
