@@ -44,7 +44,9 @@ def serving(database_url: str, servers: services.Servers, **settings: Any) -> It
     app = create_app(Settings(database_url=SecretStr(database_url), redis_url=SecretStr(servers.redis_url), **settings))
     with TestClient(app) as client:
         yield client
+    # A connection that comes back into a pool that is gone is never closed.
     no_reader_left()
+    app.state.context.dispatcher._later.shutdown()
     app.state.context.database.dispose()
 
 

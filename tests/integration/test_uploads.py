@@ -311,14 +311,10 @@ def test_a_part_whose_process_died_is_swept(domain: Any, monkeypatch: pytest.Mon
     domain.later("61 minutes")
     assert sweep(domain) == 1
     assert domain.execute("SELECT FROM lines") == []
-    with pytest.raises(Unavailable, match="took too long"):
-        domain_upload_stays_open(domain, part)
-    part.discard()
-
-
-def domain_upload_stays_open(domain: Any, part: Part) -> None:
     domain.execute("UPDATE uploads SET expires_at = app_now() + interval '1 hour'")
-    part.finish(call(domain))
+    with pytest.raises(Unavailable, match="took too long"):
+        part.finish(call(domain))
+    part.discard()
 
 
 def test_parts_are_swept_once_they_are_not_needed(client: Client, domain: Any) -> None:
