@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api import errors
 from api.context import Context
 from api.middleware import BodyLimit, RequestIds
-from api.routes import batches, files, health, models
+from api.routes import batches, files, health, models, uploads
 from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
@@ -31,7 +31,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
     app.state.context = Context(settings, database, Dispatcher(database, settings))
-    for module in (files, batches, models, health):
+    for module in (files, uploads, batches, models, health):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit)

@@ -56,7 +56,7 @@ async def _caller(request: Request, needs: SecurityScopes, context: Here) -> Cal
     if scheme.lower() != "bearer" or not key:
         message = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
         raise AuthenticationFailed(message)
-    default = context.settings.quotas.calls_per_minute
+    default = context.settings.limits.quotas.calls_per_minute
 
     def admit(connection: Connection) -> Caller:
         caller = keys.authenticate(connection, key.strip())

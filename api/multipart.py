@@ -16,18 +16,28 @@ MAX_FIELDS = 20
 MAX_HEADER_BYTES = 10_000
 
 Sink = Callable[[bytes], None]
+Fields = dict[str, str]
 
 
 @dataclass
 class Form:
     """The parts of an upload: small fields by name, and the name that the client gave its file."""
 
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
     filename: str | None = None
 
 
-async def receive(stream: AsyncIterator[bytes], content_type: str, sink: Sink) -> Form:
-    """Send the bytes of the part named `file` to `sink`, in order and off the event loop; return the rest.
+async def receive(
+    stream: AsyncIterator[bytes],
+    content_type: str,
+    sink: Sink,
+    *,
+    name: str = "file",
+    on_begin: Callable[[Fields], None] = lambda _: None,
+) -> Form:
+    """Send the bytes of the part `name` to `sink`, in order and off the event loop; return the rest.
+
+    Before its first byte `on_begin` gets the fields that came before the part. It must not block.
 
     Raises:
         InvalidRequest: the body is not a multipart form, or has too many or too large fields.
@@ -37,7 +47,7 @@ async def receive(stream: AsyncIterator[bytes], content_type: str, sink: Sink) -
     if kind != b"multipart/form-data" or not boundary:
         message = "Send the file as multipart/form-data."
         raise InvalidRequest(message)
-    reader = _Reader(boundary)
+    reader = _Reader(boundary, name, on_begin)
     async for chunk in stream:
         reader.feed(chunk)
         if reader.file_bytes >= CHUNK_BYTES:
@@ -51,7 +61,8 @@ async def receive(stream: AsyncIterator[bytes], content_type: str, sink: Sink) -
 class _Reader:
     """Callbacks of python-multipart's push parser."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, name: str, on_begin: Callable[[Fields], None]) -> None:
+        self._name, self._on_begin = name, on_begin
         self.form = Form()
         self.file_bytes = 0
         self._file: list[bytes] = []
@@ -120,15 +131,16 @@ class _Reader:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode("utf-8", "replace")
         self._field = name
-        if name != "file":
+        if name != self._name:
             return
         if self.form.filename is not None:
             message = "Send one file only."
-            raise InvalidRequest(message, param="file")
+            raise InvalidRequest(message, param=name)
+        self._on_begin(self.form.fields)
         self.form.filename = options.get(b"filename", b"upload.jsonl").decode("utf-8", "replace")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._field == "file":
+        if self._field == self._name:
             self._file.append(data[start:end])
             self.file_bytes += end - start
             return
@@ -138,7 +150,7 @@ class _Reader:
             raise InvalidRequest(message, param=self._field)
 
     def _part_end(self) -> None:
-        if self._field is not None and self._field != "file":
+        if self._field is not None and self._field != self._name:
             self.form.fields[self._field] = self._value.decode("utf-8", "replace")
         self._field = None
 

@@ -90,7 +90,7 @@ def _beyond_quota(
     """Count the batch against its project's quotas; return the problem if it has too many tokens."""
     if given is None:
         return []
-    quota = quotas.find(connection, project_id, settings.quotas)
+    quota = quotas.find(connection, project_id, settings.limits.quotas)
     count, size = inputs.size(connection, given)
     work = quotas.Work(batch_id, requests=count, tokens=size // quotas.BYTES_PER_TOKEN)
     quotas.admit_batch(connection, project_id, quota, work)

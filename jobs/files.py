@@ -1,12 +1,16 @@
 """Files of a project: input files as they were sent, output and error files as views over results."""
 
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, false, func, literal, null, select, true, tuple_, update
 
-from jobs import idempotency, ids
-from jobs.errors import NotFound, StateConflict
-from jobs.protocol import File
+from jobs import idempotency, ids, quotas
+from jobs.errors import InvalidRequest, NotFound, StateConflict, Unavailable
+from jobs.jsonl import Summary
+from jobs.protocol import PURPOSES, File
+from jobs.settings import Quotas
 from jobs.states import TERMINAL
 from jobs.tables import batches, files, results
 
@@ -17,6 +21,64 @@ VISIBLE = (
     & files.c.deleted_at.is_(None)
     & (files.c.expires_at.is_(None) | (files.c.expires_at > func.app_now()))
 )
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file whose bytes are all committed, and which nobody can see yet."""
+
+    id: str
+    project_id: str
+    filename: str
+    purpose: str
+    size: int
+    sha256: bytes
+    expires_after_seconds: int | None = None
+    summary: Summary = field(default_factory=Summary)
+
+
+def check_purpose(purpose: str) -> None:
+    """Return for a purpose that a client may upload for.
+
+    Raises:
+        InvalidRequest: it is another one.
+    """
+    if purpose not in PURPOSES:
+        known = ", ".join(f"'{each}'" for each in PURPOSES)
+        message = f"Invalid value: '{purpose}'. Supported values are: {known}."
+        raise InvalidRequest(message, param="purpose", code="invalid_value")
+
+
+def publish(connection: Connection, new: NewFile, defaults: Quotas) -> str:
+    """Make an uploaded file visible and return its id. Every upload comes by here, whichever way it came.
+
+    Raises:
+        QuotaExceeded: the project has as many files or bytes as it may have.
+        Unavailable: the upload took so long that its rows were swept.
+    """
+    quotas.admit_file(connection, new.project_id, defaults, size=new.size)
+    life = new.expires_after_seconds and timedelta(seconds=new.expires_after_seconds)
+    statement = (
+        update(files)
+        .where(files.c.id == new.id, files.c.status == "uploading", files.c.swept_at.is_(None))
+        .values(
+            status="processed",
+            filename=new.filename,
+            purpose=new.purpose,
+            bytes=new.size,
+            sha256=new.sha256,
+            requests=new.summary.requests,
+            urls=sorted(new.summary.urls),
+            models=sorted(new.summary.models),
+            problems=[problem.model_dump() for problem in new.summary.problems] or None,
+            created_at=func.app_now(),
+            expires_at=func.app_now() + life if life else None,
+        )
+    )
+    if not connection.execute(statement).rowcount:
+        message = "The upload took too long and was given up. Please try again."
+        raise Unavailable(message)
+    return new.id
 
 
 def _select() -> Select[Any]:

@@ -17,6 +17,14 @@ def new_file_id() -> str:
     return f"file-{secrets.token_hex(16)}"
 
 
+def new_upload_id() -> str:
+    return f"upload_{secrets.token_hex(16)}"
+
+
+def new_part_id() -> str:
+    return f"part_{secrets.token_hex(16)}"
+
+
 def new_batch_id() -> str:
     return f"batch_{secrets.token_hex(16)}"
 

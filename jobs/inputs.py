@@ -19,13 +19,16 @@ class Input:
     """Where the bodies are, and which of them are to be run."""
 
     source: Row[Any]
-    """The uploaded file."""
+    """The file itself, or the one that the batch of an error file read."""
     retry_of: str | None = None
     """The batch whose failed requests are meant; None: all requests of the file."""
 
 
 def lock(connection: Connection, project_id: str, file_id: str) -> Input | None:
-    """Return what the file stands for, and keep its lines until the transaction ends; None if it is no input."""
+    """Return what the file stands for, and keep its lines until the transaction ends; None if there is none.
+
+    What a file is for, `jobs.validation` asks.
+    """
     given = select(files).where(VISIBLE, files.c.project_id == project_id, files.c.id == file_id)
     row = connection.execute(given.with_for_update(read=True)).one_or_none()
     if row is None:
@@ -33,7 +36,7 @@ def lock(connection: Connection, project_id: str, file_id: str) -> Input | None:
     if row.batch_id is None:
         return Input(row)
     if file_id != ids.result_file_id(row.batch_id, "error"):
-        return None
+        return Input(row)
     source = _lock_source(connection, row.batch_id)
     return None if source is None else Input(source, row.batch_id)
 

@@ -1,12 +1,12 @@
 """The objects of the OpenAI Batch API as they go over the wire.
 
 Every field is always present, `null` when unset; all times are integer Unix seconds (UTC).
-Source: openai-python `types/batch.py`, `types/file_object.py`, `types/batch_error.py`.
+Source: openai-python `types/batch.py`, `types/file_object.py`, `types/batch_error.py`, `types/upload.py`.
 """
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from jobs.states import BatchStatus
 
@@ -14,6 +14,9 @@ CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/
 RESPONSES, SCORE, MESSAGES = "/v1/responses", "/v1/score", "/v1/messages"
 # What a batch may be for. `/v1/score` is vLLM's, `/v1/messages` is Anthropic's; all others are OpenAI's.
 BATCH_ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, SCORE, MESSAGES)
+# What a client may upload files for: requests of a batch; images; anything else.
+BATCH_PURPOSE = "batch"
+PURPOSES = (BATCH_PURPOSE, "vision", "user_data")
 # How long a file may be asked to live, seconds.
 MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
 
@@ -58,6 +61,30 @@ class FileDeleted(BaseModel):
     id: str
     object: Literal["file"] = "file"
     deleted: Literal[True] = True
+
+
+class Upload(BaseModel):
+    """A file that is sent in parts."""
+
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    # What the parts became: set on a completed upload, until the file is deleted.
+    file: File | None = None
+
+
+class UploadPart(BaseModel):
+    """A run of bytes of an upload."""
+
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
 
 
 class BatchError(BaseModel):
@@ -140,6 +167,36 @@ class ExpiresAfter(BaseModel):
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=MIN_LIFE_SECONDS, le=MAX_LIFE_SECONDS)
+
+
+def _unicode(text: str) -> str:
+    """JSON can spell half a surrogate pair; it can be neither stored nor sent back."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = "not valid Unicode"
+        raise ValueError(message) from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+
+
+class UploadCreate(BaseModel):
+    """The body of `POST /v1/uploads`. `mime_type` has no effect: a file is the bytes that it has."""
+
+    filename: Annotated[Text, Field(min_length=1, max_length=1_000)]
+    purpose: Text
+    bytes: int = Field(ge=1)
+    mime_type: Text
+    expires_after: ExpiresAfter | None = None
+
+
+class UploadComplete(BaseModel):
+    """The body of `POST /v1/uploads/{id}/complete`: the parts in the order of the file."""
+
+    part_ids: list[str] = Field(min_length=1)
+    md5: str | None = Field(default=None, pattern="^[0-9a-fA-F]{32}$")
 
 
 class BatchCreate(BaseModel):

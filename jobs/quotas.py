@@ -108,12 +108,13 @@ _STORED = text(
 )
 
 
-def admit_file(connection: Connection, project_id: str, quota: Quotas, *, size: int) -> None:
+def admit_file(connection: Connection, project_id: str, defaults: Quotas, *, size: int) -> None:
     """Let the project have one more file of `size` bytes.
 
     Raises:
         QuotaExceeded: it has as many files or bytes as it may have.
     """
+    quota = find(connection, project_id, defaults)
     if quota.max_files is None and quota.max_bytes is None:
         return
     _alone(connection, project_id)

@@ -28,25 +28,6 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Limits(_Section):
-    """What one client may send."""
-
-    max_file_bytes: Bytes = 200_000_000
-    """Largest input file, bytes. The Batch API's own limit, 200 MB."""
-    max_requests: Count = 50_000
-    """Most requests in one file. The Batch API's own limit."""
-    max_embedding_inputs: Count = 50_000
-    """Most inputs of all embeddings requests of one file together. The Batch API's own limit."""
-    max_line_bytes: Bytes = 20_000_000
-    """Longest line, bytes. Room for a few images as data URLs; it bounds the memory of one request everywhere."""
-    max_custom_id_chars: Count = 512
-    """Longest `custom_id`, characters. The contract names none; it is indexed, so it must be bounded."""
-    max_reported_lines: Count = 1_000
-    """Most bad lines listed in `errors`. Enough to see every kind of mistake, small enough to send."""
-    any_completion_window: bool = False
-    """Accept windows from `1h` to `30d`. Off: the Batch API knows `24h` only, and clients may rely on the refusal."""
-
-
 Quota = Annotated[int, Field(ge=0)] | None
 
 
@@ -65,6 +46,32 @@ class Quotas(_Section):
     """Input tokens of those batches, taken as a token for each four bytes of input. Unset, for the same reason."""
     calls_per_minute: Quota = None
     """Calls of the HTTP interface. Unset: a stock client that polls is no burden."""
+
+
+class Limits(_Section):
+    """What one client may send."""
+
+    max_file_bytes: Bytes = 200_000_000
+    """Largest input file of a batch, bytes. The Batch API's own limit, 200 MB."""
+    max_raw_file_bytes: Bytes = 536_870_912
+    """Largest file of another purpose that is sent in one call, bytes. The Files API's own limit, 512 MB."""
+    max_upload_bytes: Bytes = 8_589_934_592
+    """Largest file of another purpose that is sent in parts, bytes. The Uploads API's own limit, 8 GB."""
+    max_part_bytes: Bytes = 67_108_864
+    """Largest part of an upload, bytes. The Uploads API's own limit, 64 MB, which is what the SDK cuts files into."""
+    max_requests: Count = 50_000
+    """Most requests in one file. The Batch API's own limit."""
+    max_embedding_inputs: Count = 50_000
+    """Most inputs of all embeddings requests of one file together. The Batch API's own limit."""
+    max_line_bytes: Bytes = 20_000_000
+    """Longest line, bytes. Room for a few images as data URLs; it bounds the memory of one request everywhere."""
+    max_custom_id_chars: Count = 512
+    """Longest `custom_id`, characters. The contract names none; it is indexed, so it must be bounded."""
+    max_reported_lines: Count = 1_000
+    """Most bad lines listed in `errors`. Enough to see every kind of mistake, small enough to send."""
+    any_completion_window: bool = False
+    """Accept windows from `1h` to `30d`. Off: the Batch API knows `24h` only, and clients may rely on the refusal."""
+    quotas: Quotas = Quotas()
 
 
 class Shards(_Section):
@@ -94,8 +101,10 @@ class Retention(_Section):
 
     result_file_seconds: Seconds = 30 * 86_400
     """Life of output and error files after the batch ended, seconds. The Batch API's own 30 days."""
+    upload_seconds: Seconds = 3_600
+    """How long the parts of an upload may take, seconds. The Uploads API's own hour."""
     unfinished_upload_seconds: Seconds = 3_600
-    """When the rows of an upload that never ended are removed, seconds."""
+    """When the rows of an upload that never ended are removed, seconds; parts this long after their upload expired."""
     model_memory_seconds: Seconds = 86_400
     """A model stays known this long after a worker last served it, seconds: a worker that restarts fails no batch."""
 
@@ -207,7 +216,6 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
     limits: Limits = Limits()
-    quotas: Quotas = Quotas()
     shards: Shards = Shards()
     retention: Retention = Retention()
     reconciler: Reconciler = Reconciler()

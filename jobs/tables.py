@@ -1,6 +1,7 @@
 """The tables, as SQLAlchemy sees them. `migrations/` makes them; a test holds the two together.
 
     projects ─ api_keys, call_budgets, calls, turns
+        ├ uploads ─ files                  a part is a file that nobody sees
         └ files ─ lines                    a file is its lines, byte for byte
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
@@ -102,6 +103,28 @@ call_budgets = Table(
     prefixes=["UNLOGGED"],
 )
 
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    # As the client declared it; the parts must come to the same.
+    Column("bytes", BigInteger, nullable=False),
+    Column("expires_after_seconds", Integer),
+    # One that is pending after `expires_at` has expired; nothing needs to say so.
+    Column("status", Text, nullable=False, server_default=text("'pending'")),
+    # What it was completed as, so that the same call again gets the same answer.
+    Column("part_ids", ARRAY(Text)),
+    Column("file_id", Text),
+    _moment("created_at", required=True),
+    _moment("expires_at", required=True),
+    UniqueConstraint("project_id", "id", name="uploads_belong_to_one_project"),
+    CheckConstraint("status IN ('pending', 'completed', 'cancelled')", name="upload_status_is_known"),
+    CheckConstraint("(status = 'completed') = (file_id IS NOT NULL)", name="completed_means_there_is_a_file"),
+)
+
 files = Table(
     "files",
     metadata,
@@ -110,7 +133,7 @@ files = Table(
     Column("purpose", Text, nullable=False),
     # The client's words: shown, never used as a path.
     Column("filename", Text, nullable=False),
-    # "uploading" files are invisible; `jobs.ingest` ends the upload.
+    # "uploading" files are invisible; `jobs.files.publish` ends that. A "part" of an upload stays invisible.
     Column("status", Text, nullable=False),
     Column("bytes", BigInteger, nullable=False, server_default=ZERO),
     Column("sha256", LargeBinary),
@@ -122,19 +145,27 @@ files = Table(
     Column("problems", JSON),
     # Set on output and error files only: they are views over that batch's results.
     Column("batch_id", Text),
+    # Set on parts only.
+    Column("upload_id", Text),
     _moment("created_at", required=True),
     _moment("expires_at"),
     _moment("deleted_at"),
     # Its lines or results are gone; the row stays as a tombstone.
     _moment("swept_at"),
     UniqueConstraint("project_id", "id", name="files_belong_to_one_project"),
-    CheckConstraint("status IN ('uploading', 'processed')", name="file_status_is_known"),
+    ForeignKeyConstraint(
+        ["project_id", "upload_id"],
+        ["uploads.project_id", "uploads.id"],
+        name="parts_belong_to_the_project_of_their_upload",
+    ),
+    CheckConstraint("status IN ('uploading', 'part', 'processed')", name="file_status_is_known"),
+    CheckConstraint("(status = 'part') = (upload_id IS NOT NULL)", name="parts_have_an_upload"),
     Index("files_are_listed_newest_first", "project_id", "created_at", "id"),
     Index(
         "files_that_may_be_swept",
         "id",
         postgresql_where=text(
-            "swept_at IS NULL AND (deleted_at IS NOT NULL OR expires_at IS NOT NULL OR status = 'uploading')"
+            "swept_at IS NULL AND (deleted_at IS NOT NULL OR expires_at IS NOT NULL OR status IN ('uploading', 'part'))"
         ),
     ),
 )

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, select
 
 from jobs import fleet
 from jobs.lines import BOM
-from jobs.protocol import BatchError
+from jobs.protocol import BATCH_PURPOSE, BatchError
 from jobs.settings import Settings
 from jobs.tables import lines
 
@@ -20,6 +20,9 @@ def problems(connection: Connection, source: Row[Any] | None, new: "NewBatch", s
     """Return everything that keeps the batch from running, in line order."""
     if source is None:
         message = f"Cannot find file {new.input_file_id}, or your project does not have access to it."
+        return [BatchError(code="invalid_request", message=message, param="file_id")]
+    if source.purpose != BATCH_PURPOSE:
+        message = f"The purpose of file {new.input_file_id} is '{source.purpose}', not '{BATCH_PURPOSE}'."
         return [BatchError(code="invalid_request", message=message, param="file_id")]
     found = [BatchError(**problem) for problem in source.problems or ()]
     if source.urls != [new.endpoint] or len(source.models) > 1:

@@ -1,6 +1,7 @@
 """The HTTP service in process, and its clients."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,17 @@ def serving(database_url: str, servers: services.Servers, **settings: Any) -> It
     app = create_app(Settings(database_url=SecretStr(database_url), redis_url=SecretStr(servers.redis_url), **settings))
     with TestClient(app) as client:
         yield client
+        # A connection that comes back into a pool that is gone is never closed.
+        no_reader_left()
+
+
+def no_reader_left() -> None:
+    """Wait for the page that is read ahead; its connection goes back to the pool."""
+
+    def ended() -> bool:
+        return not any(thread.name.startswith("content") for thread in threading.enumerate())
+
+    services.wait_until(ended, "readers end", 10)
 
 
 def another(engine: Engine, http: TestClient, project: str, **options: Any) -> Client:

@@ -11,16 +11,17 @@ from starlette.concurrency import run_in_threadpool
 
 from api import errors, multipart, ranges
 from api.context import Context, CreatesFile, FilesReader, FilesWriter, Here
+from api.receiving import whole_or_nothing
 from jobs import content, files
 from jobs.errors import InvalidRequest
 from jobs.idempotency import Call
 from jobs.ingest import Ingest
 from jobs.keys import Caller
-from jobs.protocol import MAX_LIFE_SECONDS, MIN_LIFE_SECONDS, File, FileDeleted, Page
+from jobs.protocol import MAX_LIFE_SECONDS, MIN_LIFE_SECONDS, PURPOSES, File, FileDeleted, Page
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
-PURPOSES = ("batch",)
+ORDER = "It was taken for requests of a batch: for another purpose send 'purpose' before 'file'."
 # Spelt by the SDK with brackets, as nested form fields are.
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 
@@ -48,20 +49,35 @@ ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
     },
 )
 async def create_file(request: Request, call: CreatesFile, context: Here) -> File:
-    """Upload a JSONL file. When this answers, its bytes are committed.
+    """Upload a file: requests as JSONL for a batch, any bytes for another purpose. Its bytes are committed afterwards.
+
+    `purpose` comes before `file`, as the SDK sends it; a file that comes first is taken for a batch's.
 
     A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same file.
     """
     ingest = Ingest(context.database, context.settings.limits, call.caller.project_id)
-    try:
-        content_type = request.headers.get("content-type", "")
-        form = await multipart.receive(request.stream(), content_type, ingest.feed)
+    async with whole_or_nothing(ingest):
+        form = await _receive(request, ingest)
         file_id = await run_in_threadpool(_finish, ingest, call, form)
-    except BaseException:
-        # A client that hung up is among them: half a file is no file.
-        await run_in_threadpool(ingest.discard)
-        raise
     return await _retrieve(context, call.caller, file_id)
+
+
+async def _receive(request: Request, ingest: Ingest) -> multipart.Form:
+    before: multipart.Fields = {}
+
+    def begin(fields: multipart.Fields) -> None:
+        before.update(fields)
+        if "purpose" in fields:
+            ingest.expect(fields["purpose"])
+
+    content_type = request.headers.get("content-type", "")
+    try:
+        return await multipart.receive(request.stream(), content_type, ingest.feed, on_begin=begin)
+    except InvalidRequest as error:
+        if error.param != "file" or "purpose" in before:
+            raise
+        # It may be no file of requests, and whose client says so too late.
+        raise type(error)(f"{error.message} {ORDER}", code=error.code, param=error.param) from error
 
 
 def _finish(ingest: Ingest, call: Call, form: multipart.Form) -> str:
@@ -72,14 +88,7 @@ def _finish(ingest: Ingest, call: Call, form: multipart.Form) -> str:
     if purpose is None:
         message = "Missing required parameter: 'purpose'."
         raise InvalidRequest(message, param="purpose", code="missing_required_parameter")
-    if purpose not in PURPOSES:
-        message = f"Invalid value: '{purpose}'. Supported values are: {_listed(PURPOSES)}."
-        raise InvalidRequest(message, param="purpose", code="invalid_value")
     return ingest.finish(call, filename=form.filename, purpose=purpose, expires_after_seconds=_life(form.fields))
-
-
-def _listed(values: tuple[str, ...]) -> str:
-    return ", ".join(f"'{value}'" for value in values)
 
 
 def _life(fields: dict[str, str]) -> int | None:

@@ -17,6 +17,7 @@ GRANTS = {
     "workers": "SELECT",
     "files": "SELECT, INSERT, UPDATE",
     "lines": "SELECT",
+    "uploads": "SELECT, INSERT, UPDATE",
     "batches": "SELECT, INSERT, UPDATE",
     "requests": "SELECT, INSERT",
     "shards": "SELECT, INSERT, UPDATE",
@@ -26,6 +27,7 @@ GRANTS = {
 POLICIES = {
     "projects": f"id = {MINE}",
     "files": f"project_id = {MINE}",
+    "uploads": f"project_id = {MINE}",
     "batches": f"project_id = {MINE}",
     "shards": f"project_id = {MINE}",
     "calls": f"project_id = {MINE}",

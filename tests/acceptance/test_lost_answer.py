@@ -82,3 +82,16 @@ def test_a_lost_answer_makes_no_second_object(stack: services.Stack, losing: Los
         assert losing.lost == 2
         assert [each.id for each in sdk.files.list()] == [file.id]
         assert [each.id for each in sdk.batches.list()] == [batch.id]
+
+
+def test_a_file_in_parts_survives_every_lost_answer(stack: services.Stack, losing: Losing) -> None:
+    """Also with parts that are equal: none of them is taken for another."""
+    data = b"x" * 40_000
+    with OpenAI(base_url=f"http://127.0.0.1:{losing.port}/v1", api_key=stack.key(), max_retries=2) as sdk:
+        upload = sdk.uploads.upload_file_chunked(
+            file=data, filename="a", bytes=len(data), mime_type="b", purpose="user_data", part_size=10_000
+        )
+        assert losing.lost == 6
+        assert upload.file
+        assert [each.id for each in sdk.files.list()] == [upload.file.id]
+        assert sdk.files.content(upload.file.id).content == data

@@ -1,5 +1,6 @@
 """The API's memory stays flat, whatever the size of a file."""
 
+import random
 from collections.abc import Iterator
 
 import services
@@ -30,11 +31,41 @@ def test_long_lines_take_little_memory_too(stack: services.Stack) -> None:
     assert memory_above_idle(stack, data) < LIMIT_BYTES
 
 
+def test_a_file_in_parts_takes_little_memory(stack: services.Stack) -> None:
+    """Its parts, what makes one file of them, and its download."""
+    process, user = stack.api(), User(stack)
+    block = random.Random(1).randbytes(1_000_003)
+    data = block * 300
+    warm_up(user)
+    with Peak(process.popen.pid) as peak:
+        upload = user.sdk.uploads.upload_file_chunked(
+            file=data, filename="a", bytes=len(data), mime_type="b", purpose="user_data"
+        )
+        assert upload.file
+        assert same(data, pieces(user, upload.file.id))
+    print(f"\nAPI memory above idle: {(peak.peak - peak.idle) / 1e6:.1f} MB for {len(data) / 1e6:.0f} MB in parts")
+    assert peak.peak - peak.idle < LIMIT_BYTES
+
+
+def same(data: bytes, received: Iterator[bytes]) -> bool:
+    """Tell whether the pieces are the data, without a second copy of it."""
+    place, view = 0, memoryview(data)
+    for piece in received:
+        if view[place : place + len(piece)] != piece:
+            return False
+        place += len(piece)
+    return place == len(data)
+
+
+def warm_up(user: User) -> None:
+    user.sdk.files.delete(user.sdk.files.create(file=("a", numbered(10)), purpose="batch").id)
+
+
 def memory_above_idle(stack: services.Stack, data: bytes) -> int:
     """Upload a file and download it again; return what the API took for it at most, bytes."""
     process = stack.api()
     user = User(stack)
-    user.sdk.files.delete(user.sdk.files.create(file=("a", numbered(10)), purpose="batch").id)
+    warm_up(user)
     with Peak(process.popen.pid) as peak:
         file = user.sdk.files.create(file=("big.jsonl", data), purpose="batch")
         downloaded = b"".join(pieces(user, file.id))

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 from web import Client, another, serving
 
-from jobs import batches, claims, db, fleet, keys, leases, lifecycle
+from jobs import batches, claims, db, fleet, keys, leases, lifecycle, retention
 from jobs.batches import NewBatch
 from jobs.claims import Claimant
 from jobs.idempotency import Call
@@ -34,13 +34,17 @@ class Domain:
             self.project_id = self.caller.project_id
             fleet.register(connection, "worker_1", engine="none", models=["scripted"], endpoints=BATCH_ENDPOINTS)
 
-    def upload(self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None) -> str:
-        settings = self.settings.limits.model_copy(update=limits or {})
-        ingest = Ingest(self.engine, settings, self.project_id)
+    def ingest(self, purpose: str = "batch", limits: dict[str, int] | None = None) -> Ingest:
+        return Ingest(self.engine, self.settings.limits.model_copy(update=limits or {}), self.project_id, purpose)
+
+    def upload(
+        self, data: bytes, chunk: int = 1_000_000, limits: dict[str, int] | None = None, purpose: str = "batch"
+    ) -> str:
+        ingest = self.ingest(purpose, limits)
         try:
             for start in range(0, len(data), chunk):
                 ingest.feed(data[start : start + chunk])
-            return self.finish(ingest)
+            return self.finish(ingest, purpose)
         except BaseException:
             ingest.discard()
             raise
@@ -48,8 +52,20 @@ class Domain:
     def call(self, caller: Caller) -> Call:
         return Call(caller, "/v1/files")
 
-    def finish(self, ingest: Ingest) -> str:
-        return ingest.finish(self.call(self.caller), filename="a.jsonl", purpose="batch", expires_after_seconds=None)
+    def finish(self, ingest: Ingest, purpose: str = "batch") -> str:
+        return ingest.finish(self.call(self.caller), filename="a.jsonl", purpose=purpose, expires_after_seconds=None)
+
+    def sweep(self) -> bool:
+        seconds = self.settings.retention.unfinished_upload_seconds
+        with db.transaction(self.engine) as connection:
+            return retention.sweep_file(connection, unfinished_seconds=seconds)
+
+    def later(self, interval: str, *engines: Engine) -> None:
+        """Set the clock forward, for connections of these engines too."""
+        name = self.engine.url.database
+        self.execute(f"ALTER DATABASE {name} SET promptmill.clock_offset = '{interval}'")
+        for engine in (self.engine, *engines):
+            engine.dispose()
 
     def create(self, file_id: str, endpoint: str = CHAT, metadata: dict[str, str] | None = None) -> str:
         with db.transaction(self.engine) as connection:

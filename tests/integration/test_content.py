@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import services
 from payloads import jsonl, request
+from web import no_reader_left
 
 from jobs import content
 
@@ -29,15 +30,6 @@ def test_no_transaction_is_open_between_pages(domain: Any, monkeypatch: pytest.M
     services.wait_until(lambda: not domain.execute(busy), "the page that is read ahead is read", 5)
     stream.close()
     no_reader_left()
-
-
-def no_reader_left() -> None:
-    """Wait for the page that is read ahead; its connection goes back to the pool."""
-
-    def ended() -> bool:
-        return not any(thread.name.startswith("content") for thread in threading.enumerate())
-
-    services.wait_until(ended, "readers end", 10)
 
 
 def test_a_client_that_leaves_waits_for_nothing(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:

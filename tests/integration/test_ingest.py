@@ -168,10 +168,10 @@ def test_blank_lines_are_bounded(domain: Any) -> None:
 
 
 def test_an_abandoned_upload_is_swept(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.ingest.FLUSH_BYTES", 100)
+    monkeypatch.setattr("jobs.blocks.FLUSH_BYTES", 100)
     ingest = Ingest(domain.engine, domain.settings.limits, domain.project_id)
     ingest.feed(numbered(20))
-    ingest._settle()
+    ingest._blocks._settle()
     domain.execute("UPDATE files SET created_at = app_now() - interval '2 hours'")
     with db.transaction(domain.engine) as connection:
         assert retention.sweep_file(connection, unfinished_seconds=3_600)
@@ -183,8 +183,8 @@ def test_an_abandoned_upload_is_swept(domain: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_block_that_cannot_be_written_fails_the_upload(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.ingest.FLUSH_BYTES", 100)
-    monkeypatch.setattr("jobs.ingest.COPY_LINES", "COPY nowhere FROM STDIN")
+    monkeypatch.setattr("jobs.blocks.FLUSH_BYTES", 100)
+    monkeypatch.setattr("jobs.blocks.COPY_LINES", "COPY nowhere FROM STDIN")
     with pytest.raises(Exception, match="nowhere"):
         domain.upload(numbered(50))
     assert domain.execute("SELECT FROM files") == []
@@ -203,7 +203,7 @@ def test_one_byte_too_many(domain: Any) -> None:
 
 
 def test_an_unfinished_upload_is_invisible_and_leaves_nothing(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.ingest.FLUSH_BYTES", 100)
+    monkeypatch.setattr("jobs.blocks.FLUSH_BYTES", 100)
     ingest = Ingest(domain.engine, domain.settings.limits, domain.project_id)
     ingest.feed(numbered(20))
     assert domain.execute("SELECT FROM lines")

@@ -7,7 +7,7 @@ import pytest
 from payloads import numbered
 from sqlalchemy import text
 
-from jobs import batches, db, quotas
+from jobs import batches, db, files, quotas
 from jobs.errors import InvalidRequest, NotFound, QuotaExceeded
 from jobs.states import BatchStatus
 
@@ -18,7 +18,7 @@ def limit(domain: Any, **limits: int | None) -> None:
 
 
 def test_a_project_has_its_own_limits_or_the_settings(domain: Any) -> None:
-    defaults = domain.settings.quotas.model_copy(update={"max_files": 5, "max_bytes": 7})
+    defaults = domain.settings.limits.quotas.model_copy(update={"max_files": 5, "max_bytes": 7})
     limit(domain, max_files=0)
     with db.transaction(domain.engine) as connection:
         quota = quotas.find(connection, domain.project_id, defaults)
@@ -44,6 +44,25 @@ def test_open_batches_are_counted_until_they_end(domain: Any) -> None:
     domain.write(lease, domain.rows(lease))
     domain.settle(first)
     assert domain.batch(domain.new_batch(3)).status == BatchStatus.IN_PROGRESS
+
+
+def test_files_and_their_bytes_are_counted_until_they_are_deleted(domain: Any) -> None:
+    data = numbered(3)
+    limit(domain, max_files=2, max_bytes=3 * len(data))
+    first = domain.upload(data)
+    domain.upload(data)
+    with pytest.raises(QuotaExceeded) as caught:
+        domain.upload(data)
+    assert (caught.value.code, caught.value.retry_after_ms) == ("file_quota_exceeded", None)
+    limit(domain, max_files=None, max_bytes=2 * len(data))
+    with pytest.raises(QuotaExceeded) as caught:
+        domain.upload(data)
+    assert caught.value.code == "storage_quota_exceeded"
+    with db.transaction(domain.engine) as connection:
+        files.mark_deleted(connection, domain.project_id, first)
+    domain.upload(data)
+    rows = domain.execute("SELECT count(*) FROM files WHERE status = 'uploading'")
+    assert rows[0][0] == 0, "what was refused is gone"
 
 
 def test_requests_of_open_batches_are_counted(domain: Any) -> None:

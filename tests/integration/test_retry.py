@@ -83,6 +83,7 @@ def test_an_output_file_is_no_input(domain: Any) -> None:
     end_with_failures(domain, first, [2])
     batch = domain.batch(domain.create(ids.result_file_id(first, "output")))
     assert (batch.status, batch.errors.data[0].param) == ("failed", "file_id")
+    assert "'batch_output'" in batch.errors.data[0].message
 
 
 def test_without_its_lines_nothing_is_run(domain: Any) -> None:

@@ -28,6 +28,8 @@ def filled(domain: Any, client: Client) -> Client:
     batch_id = client.batch_id()
     client.headers |= {"idempotency-key": "k"}
     client.upload(numbered(2))
+    upload = {"filename": "a.jsonl", "purpose": "batch", "bytes": 10, "mime_type": "application/jsonl"}
+    assert client.call("POST", "/v1/uploads", json=upload).status_code == 200
     (shard,) = domain.shards(batch_id)
     domain.write(domain.claim_soon(shard.id), [1, 2])
     return client

@@ -19,6 +19,8 @@ from jobs.keys import Scope
 from jobs.states import BatchStatus
 
 Route = tuple[str, str]
+# What is sent in parts here.
+PART = numbered(2)
 
 
 @dataclass
@@ -78,12 +80,32 @@ def batches_in_every_state(domain: Any, owner: Client) -> dict[str, str]:
     return {str(status): batch_id for status, batch_id in made.items()}
 
 
+def uploads_in_every_state(domain: Any, owner: Client) -> tuple[dict[str, str], dict[str, str]]:
+    """Return an upload in each state, and the part of each."""
+    body = {"filename": "a.jsonl", "purpose": "batch", "bytes": len(PART), "mime_type": "application/jsonl"}
+    made, parts = {}, {}
+    for state in ("pending", "completed", "cancelled", "expired"):
+        upload_id = made[state] = str(owner.call("POST", "/v1/uploads", json=body).json()["id"])
+        files = {"data": ("data", PART)}
+        parts[state] = str(owner.call("POST", f"/v1/uploads/{upload_id}/parts", files=files).json()["id"])
+    owner.call("POST", f"/v1/uploads/{made['completed']}/complete", json={"part_ids": [parts["completed"]]})
+    owner.call("POST", f"/v1/uploads/{made['cancelled']}/cancel")
+    domain.execute("UPDATE uploads SET expires_at = app_now() WHERE id = :id", id=made["expired"])
+    rows = domain.execute("SELECT status FROM uploads ORDER BY status")
+    assert [row.status for row in rows] == ["cancelled", "completed", "pending", "pending"]
+    return made, parts
+
+
 @pytest.fixture
 def world(domain: Any, http: TestClient) -> World:
     owner = another(domain.engine, http, "theirs")
     made = batches_in_every_state(domain, owner)
     assert set(made) == {str(status) for status in BatchStatus}
-    objects = {"batch": made, "file": files_in_every_state(domain, owner, made)}
+    uploads, parts = uploads_in_every_state(domain, owner)
+    files = files_in_every_state(domain, owner, made) | {
+        f"part of {state} upload": each for state, each in parts.items()
+    }
+    objects = {"batch": made, "file": files, "upload": uploads, "part": parts}
     return World(owner, another(domain.engine, http, "mine"), objects)
 
 
@@ -153,12 +175,42 @@ def create_file(world: World) -> None:
     assert len(made) == 2
 
 
+def create_upload(world: World) -> None:
+    """An Idempotency-Key of one project is nothing to another."""
+    body = {"filename": "a.jsonl", "purpose": "batch", "bytes": 10, "mime_type": "application/jsonl"}
+    made = set()
+    for client in (world.owner, world.stranger):
+        client.headers |= {"idempotency-key": "k"}
+        made.add(client.call("POST", "/v1/uploads", json=body).json()["id"])
+    assert len(made) == 2
+
+
+def complete_upload(world: World) -> None:
+    """Neither another's upload can be completed, nor one's own with another's parts."""
+    path = "/v1/uploads/{upload_id}/complete"
+    by_id("POST", path, "upload", json={"part_ids": ["part_x"]})(world)
+    body = {"filename": "a.jsonl", "purpose": "batch", "bytes": len(PART), "mime_type": "application/jsonl"}
+    own = world.stranger.call("POST", "/v1/uploads", json=body).json()["id"]
+    answers = []
+    for part_id in (world.ids["part"]["pending"], f"part_{'f' * 32}"):
+        answer = world.stranger.call("POST", f"/v1/uploads/{own}/complete", json={"part_ids": [part_id]})
+        answers.append((answer.status_code, answer.text.replace(part_id, "ID")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 400
+
+
 CASES: dict[Route, Callable[[World], None]] = {
     ("POST", "/v1/files"): create_file,
     ("GET", "/v1/files"): listing("/v1/files", "file"),
     ("GET", "/v1/files/{file_id}"): by_id("GET", "/v1/files/{file_id}", "file"),
     ("DELETE", "/v1/files/{file_id}"): by_id("DELETE", "/v1/files/{file_id}", "file"),
     ("GET", "/v1/files/{file_id}/content"): by_id("GET", "/v1/files/{file_id}/content", "file"),
+    ("POST", "/v1/uploads"): create_upload,
+    ("POST", "/v1/uploads/{upload_id}/parts"): by_id(
+        "POST", "/v1/uploads/{upload_id}/parts", "upload", files={"data": ("data", PART)}
+    ),
+    ("POST", "/v1/uploads/{upload_id}/complete"): complete_upload,
+    ("POST", "/v1/uploads/{upload_id}/cancel"): by_id("POST", "/v1/uploads/{upload_id}/cancel", "upload"),
     ("POST", "/v1/batches"): create_batch,
     ("GET", "/v1/batches"): listing("/v1/batches", "batch"),
     ("GET", "/v1/batches/{batch_id}"): by_id("GET", "/v1/batches/{batch_id}", "batch"),

@@ -63,3 +63,19 @@ def test_parts_are_bounded() -> None:
     part = b'--frontier\r\nContent-Disposition: form-data; name="%d"\r\n\r\n1\r\n'
     with pytest.raises(InvalidRequest):
         receive(b"".join(part % number for number in range(30)))
+
+
+def test_the_part_that_is_streamed_has_any_name_and_learns_what_came_before_it() -> None:
+    def field(name: str, value: bytes) -> bytes:
+        return f'--frontier\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value + b"\r\n"
+
+    before: list[dict[str, str]] = []
+    got: list[bytes] = []
+    data = field("first", b"1") + field("data", b"bytes") + field("file", b"3") + b"--frontier--\r\n"
+    stream = pieces(data, range(0, len(data), 7))
+    form = asyncio.run(
+        multipart.receive(stream, TYPE, got.append, name="data", on_begin=lambda fields: before.append(dict(fields)))
+    )
+    assert b"".join(got) == b"bytes"
+    assert before == [{"first": "1"}]
+    assert form.fields == {"first": "1", "file": "3"}

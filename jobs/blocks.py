@@ -1,0 +1,118 @@
+"""Writes the rows of a file into `lines`, in blocks of a few megabytes, each committed by itself.
+
+One block is written while the next one is put together: Postgres takes longer for a block than we do. The file is
+invisible until `jobs.files.publish`; what an upload that broke leaves behind, `discard` or the reconciler removes.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from sqlalchemy import Connection, Engine, delete, insert, select, text
+
+from jobs import db, pgcopy
+from jobs.tables import files
+
+# Big enough that a commit costs nothing beside its rows, small enough to keep the memory of an upload flat.
+FLUSH_BYTES = 4_000_000
+# What a row takes beside its content, about.
+ROW_BYTES = 100
+# What is handed to COPY at once.
+PIECE_BYTES = 262_144
+COPY_LINES = "COPY lines (file_id, line_no, custom_id, content) FROM STDIN (FORMAT BINARY)"
+# Removed in one transaction: some seconds of work, far from the statement timeout.
+DROP_BYTES = 500_000_000
+
+_DROP = text(
+    """
+    DELETE FROM lines WHERE file_id = :id AND line_no <= (
+        SELECT max(line_no) FROM (
+            SELECT line_no, sum(octet_length(content)) OVER (ORDER BY line_no) - octet_length(content) AS before
+            FROM lines WHERE file_id = :id
+        ) AS placed WHERE before < :most)
+    """
+)
+_LEFT = text("SELECT FROM lines WHERE file_id = :id LIMIT 1")
+
+
+def drop(connection: Connection, file_id: str) -> bool:
+    """Delete rows of a file, about `DROP_BYTES` of them; return whether none is left."""
+    connection.execute(_DROP, {"id": file_id, "most": DROP_BYTES})
+    return connection.execute(_LEFT, {"id": file_id}).first() is None
+
+
+class Blocks:
+    """The rows of one file. `add` them in order, then `close`; on any error `discard`."""
+
+    def __init__(self, engine: Engine, project_id: str, file_id: str) -> None:
+        self.file_id = file_id
+        self._engine, self._project_id = engine, project_id
+        self._packed: list[bytes] = []
+        self._packed_bytes = 0
+        self._row_start = pgcopy.row_start(4) + pgcopy.field(file_id.encode())
+        self._begun = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest")
+        self._writing: Future[None] | None = None
+
+    def add(self, line_no: int, custom_id: str | None, content: bytes, end: bytes = b"") -> None:
+        """Take one row, whose bytes are `content` and `end`. Blocks while the block before is written.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        key = pgcopy.NULL if custom_id is None else pgcopy.field(custom_id.encode())
+        length = pgcopy.pack_length(len(content) + len(end))
+        self._packed += (self._row_start, pgcopy.int4(line_no), key, length, content, end)
+        self._packed_bytes += len(content) + ROW_BYTES
+        if self._packed_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Wait until every row is committed.
+
+        Raises:
+            Unavailable: Postgres is away.
+        """
+        self._flush()
+        self._settle()
+        self._writer.shutdown()
+
+    def discard(self) -> None:
+        """Remove what was written. Does nothing once the file is published."""
+        self._writer.shutdown()
+        while self._begun and not self._drop_some():
+            pass
+
+    def _drop_some(self) -> bool:
+        """Remove a run of rows, and the file with the last one; return whether it is over."""
+        unfinished = (files.c.id == self.file_id) & (files.c.status == "uploading")
+        with db.transaction(self._engine) as connection:
+            if connection.execute(select(files.c.id).where(unfinished).with_for_update()).first() is None:
+                return True
+            if is_empty := drop(connection, self.file_id):
+                connection.execute(delete(files).where(unfinished))
+            return is_empty
+
+    def _flush(self) -> None:
+        rows, size, self._packed, self._packed_bytes = self._packed, self._packed_bytes, [], 0
+        self._settle()
+        self._writing = self._writer.submit(self._write, rows)
+        if size > 2 * FLUSH_BYTES:
+            # Long lines: one block in memory is enough.
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait until the block before is committed; raise what went wrong with it."""
+        if self._writing:
+            self._writing.result()
+
+    def _write(self, rows: list[bytes]) -> None:
+        with db.transaction(self._engine) as connection:
+            if not self._begun:
+                connection.execute(
+                    insert(files).values(
+                        id=self.file_id, project_id=self._project_id, purpose="", filename="", status="uploading"
+                    )
+                )
+            with db.driver(connection).cursor().copy(COPY_LINES) as copy:
+                for piece in pgcopy.pieces(rows, PIECE_BYTES):
+                    copy.write(piece)
+        self._begun = True
