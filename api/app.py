@@ -7,9 +7,9 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI
 
-from api import errors
+from api import errors, openapi
 from api.context import Context
-from api.middleware import BodyLimit, RequestIds
+from api.middleware import BodyBounds, RequestIds
 from api.routes import batches, files, health, models
 from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
@@ -30,7 +30,8 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (files, batches, models, health):
         app.include_router(module.router)
     errors.install(app)
-    app.add_middleware(BodyLimit)
+    openapi.install(app)
+    app.add_middleware(BodyBounds, settings=settings.api)
     app.add_middleware(RequestIds)
     return app
 
