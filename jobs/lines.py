@@ -1,9 +1,11 @@
 """One line of an input file: what it must hold, and what is wrong with it. Pure.
 
-A valid line costs one typed msgspec decode. Only a line that fails it is looked at again,
-slowly, to name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
+A valid line costs three passes in C: a typed decode, a whole one as the worker will do it, and one for keys that are
+there twice, which msgspec keeps silent about. Only a line that fails is looked at again, slowly, to name the parameter.
+Codes and messages: the Batch API's validation errors (docs/api.md lists them).
 """
 
+import json
 import re
 from typing import Any
 
@@ -54,6 +56,17 @@ _decode_anything = msgspec.json.Decoder().decode
 # Deeper JSON is refused: every parser on the way has a limit of its own, and none of them is told here which.
 MAX_DEPTH = 64
 MAX_NAME_CHARS = 256
+MAX_QUOTED_CHARS = 64
+LONG_LINE_BYTES = 1_000_000
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+# What is sent in place of JSONL, by its first bytes.
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive (or a spreadsheet)",
+    b"\x1f\x8b": "compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF",
+}
 
 
 def is_blank(content: bytes) -> bool:
@@ -68,14 +81,46 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
     """
     try:
         line = _decode(content)
-        # A string that msgspec skips is not looked at: bytes that are no UTF-8, or half a surrogate pair, hide there.
-        content.decode()
-        if b"\\ud" in content or b"\\uD" in content or _may_be_deep(content):
-            _check_depth(_decode_anything(content))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        _check_values(content)
+        # Neither decoder looks at the bytes of a string that it skips, or that has no escapes.
+        text = content.decode() if len(content) <= LONG_LINE_BYTES else _without_long_strings(content)
+        _check_keys(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise _diagnose(content) from None
     _check(line, max_custom_id_chars)
     return line
+
+
+def _check_values(content: bytes) -> None:
+    """Decode what the typed decoder skips: half a surrogate pair, a number beyond a double, and too many levels."""
+    value = _decode_anything(content)
+    if _may_be_deep(content):
+        _check_depth(value)
+
+
+def _without_long_strings(content: bytes) -> str:
+    """Return a line with its long strings made short, equal ones alike: as text one letter may take four bytes."""
+    content.decode()
+    return _STRING.sub(lambda found: found[0] if len(found[0]) < 256 else b'"%d"' % hash(found[0]), content).decode()
+
+
+def _unique(pairs: list[tuple[str, None]]) -> None:
+    """Take one JSON object of a line; nothing is made of it."""
+    if len(dict(pairs)) == len(pairs):
+        return
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise LineProblem("invalid_json_line", f"This line has the key '{_quoted(key)}' twice in one object.")
+        seen.add(key)
+
+
+# Of two equal keys parsers keep one, and not all the same one: what is checked must be what is run (RFC 8259, 4).
+_check_keys = json.JSONDecoder(object_pairs_hook=_unique).decode
+
+
+def _quoted(text: str) -> str:
+    return _CONTROL.sub("?", text[:MAX_QUOTED_CHARS])
 
 
 def _may_be_deep(content: bytes) -> bool:
@@ -132,10 +177,15 @@ def _diagnose(content: bytes) -> LineProblem:
 
 
 def _undecodable(content: bytes) -> LineProblem:
+    for magic, name in _OTHER_FORMATS.items():
+        if content.startswith(magic):
+            return LineProblem("invalid_json_line", f"This is not JSON: it looks like {name}.")
     try:
         content.decode()
     except UnicodeDecodeError:
         return LineProblem("invalid_encoding", "This line is not valid UTF-8.")
+    if b"\0" in content:
+        return LineProblem("invalid_encoding", "This line has NUL bytes. Is it UTF-16? Only UTF-8 is read.")
     return _not_json()
 
 
