@@ -24,7 +24,10 @@ LARGE_BLOCK_BYTES = 8_000_000
 def create_app(settings: Settings) -> FastAPI:
     """Return the service. Nothing is connected yet."""
     # The interactive documentation loads scripts from elsewhere; the document itself is at /openapi.json.
-    app = FastAPI(title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None)
+    # No redirects either: they would repeat the host that the client claims.
+    app = FastAPI(
+        title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
     app.state.context = Context(settings, database, Dispatcher(database, settings))
     for module in (files, batches, models, health):

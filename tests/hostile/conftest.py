@@ -4,6 +4,7 @@ from typing import Any
 import invariants
 import pytest
 import services
+from clients import User
 from sqlalchemy import text
 
 
@@ -16,6 +17,11 @@ class Server:
         self.pid = self.process.popen.pid
         self.key = stack.key()
         self._engine = stack.engine()
+        self._users: list[User] = []
+
+    def user(self, key: str | None = None) -> User:
+        self._users.append(User(self.stack, key or self.key))
+        return self._users[-1]
 
     def rows(self, statement: str) -> list[Any]:
         with self._engine.connect() as connection:
@@ -33,6 +39,8 @@ class Server:
         )
 
     def close(self) -> None:
+        for user in self._users:
+            user.sdk.close()
         invariants.check(self._engine)
         self._engine.dispose()
 

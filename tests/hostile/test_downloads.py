@@ -28,7 +28,7 @@ def get(server: Any, file_id: str, *headers: str) -> bytes:
 def test_f62_a_slow_reader_holds_nothing_open(start: Callable[..., Any]) -> None:
     """The file is deleted and its lines are gone, then the server is told to stop: no half file looks whole."""
     server = start(PROMPTMILL_API__DRAIN_SECONDS="3")
-    user = User(server.stack, server.key)
+    user = server.user()
     file_id, data = big_file(user, 40 * MEGABYTE)
     with wire.connection(server.port, receive_buffer=4_096) as opened:
         opened.sendall(get(server, file_id))
@@ -54,7 +54,7 @@ def test_f62_a_slow_reader_holds_nothing_open(start: Callable[..., Any]) -> None
 @pytest.mark.parametrize("ranges", [2, 1_500, 10_000])
 def test_f63_many_ranges_are_the_whole_file(server: Any, ranges: int) -> None:
     """The pattern that reads the header looks at each of its bytes once."""
-    file_id, data = big_file(User(server.stack, server.key), MEGABYTE)
+    file_id, data = big_file(server.user(), MEGABYTE)
     header = "Range: bytes=" + ",".join(f"{number}-{number}" for number in range(ranges))
     with wire.connection(server.port) as opened:
         opened.sendall(get(server, file_id, header, "Connection: close"))
@@ -66,7 +66,7 @@ def test_f63_many_ranges_are_the_whole_file(server: Any, ranges: int) -> None:
 
 def test_f64_two_hundred_downloads_at_once_take_little_memory(server: Any) -> None:
     """Each has read a little and waits; all of them are begun before any goes on."""
-    file_id, data = big_file(User(server.stack, server.key), 9 * MEGABYTE)
+    file_id, data = big_file(server.user(), 9 * MEGABYTE)
     with contextlib.ExitStack() as downloads, Peak(server.pid) as peak:
         opened = [
             downloads.enter_context(wire.connection(server.port, 60, receive_buffer=4_096)) for _ in range(DOWNLOADS)

@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 import wire
-from clients import User
 from payloads import numbered
 
 CLIENTS = 200
@@ -49,7 +48,7 @@ class Drip(threading.Thread):
 
 def test_slow_uploads_keep_nobody_out(start: Callable[..., Any]) -> None:
     server = start(PROMPTMILL_API__BODY_GRACE_SECONDS="8")
-    user = User(server.stack, server.key)
+    user = server.user()
     begin = wire.head("/v1/files", server.key, "Content-Length: 1000000") + wire.form(b"{}")[:150]
     with ExitStack() as opened:
         connections = [opened.enter_context(wire.connection(server.port, 60)) for _ in range(CLIENTS)]
