@@ -24,6 +24,8 @@ MAX_COUNT = 2_000
 MAX_NUMBER = 2**53
 MAX_PATTERN_CHARS, MAX_PATTERN_COUNTS, MAX_PATTERN_COUNT = 200, 10, 1_000
 MAX_QUOTED_CHARS = 64
+# With references followed: a reference costs nothing, what it names is counted each time.
+MAX_CHOICES, REPETITION_CHOICES = 1_500, 50
 
 TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
 FORMATS = {"date", "time", "date-time", "uuid"}
@@ -52,8 +54,8 @@ def check(schema: Schema) -> None:
     Raises:
         ValueError: it says why not.
     """
-    _require(len(msgspec.json.encode(schema)) <= MAX_BYTES, f"the schema is longer than {MAX_BYTES} bytes")
     nodes = list(_nodes(schema, 0))
+    _require(len(msgspec.json.encode(schema)) <= MAX_BYTES, f"the schema is longer than {MAX_BYTES} bytes")
     for node in nodes:
         _check_node(node)
     _check_references(schema, nodes)
@@ -150,14 +152,24 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _check_references(root: Schema, nodes: list[Schema]) -> None:
-    """Follow what stands in the place of a node itself: it must be a schema, and not lead back."""
+    """Follow what stands in the place of a node itself: it must be a schema, not lead back, and not be too much."""
     graph = {id(node): [id(each) for each in _in_its_place(root, node)] for node in nodes}
     _require(all(place in graph for places in graph.values() for place in places), "a '$ref' names no schema")
+    own = {id(node): _own_choices(node) for node in nodes}
+    choices: dict[int, int] = {}
     try:
-        TopologicalSorter(graph).prepare()
+        for place in TopologicalSorter(graph).static_order():
+            choices[place] = own[place] + sum(choices[each] for each in graph[place])
+            _require(choices[place] <= MAX_CHOICES, f"one place of the schema has more than {MAX_CHOICES} alternatives")
     except CycleError:
         message = "a '$ref' leads back to itself"
         raise ValueError(message) from None
+
+
+def _own_choices(node: Schema) -> int:
+    """Count the ways to begin here, which the engine pursues all at once; a repetition is in many places at a time."""
+    repetitions = len(_QUANTIFIER.findall(node["pattern"])) if "pattern" in node else 0
+    return max(1, len(node.get("enum", ())), REPETITION_CHOICES * repetitions)
 
 
 def _in_its_place(root: Schema, node: Schema) -> Iterator[Any]:
