@@ -167,9 +167,10 @@ def _diagnose(content: bytes) -> LineProblem:
     """Find the words for a line that the typed decoder refused."""
     try:
         value = _decode_anything(content)
-    except UnicodeDecodeError:
-        return LineProblem("invalid_encoding", "This line is not valid UTF-8.")
-    except (msgspec.MsgspecError, RecursionError):
+        _check_keys(content.decode())
+    except LineProblem as problem:
+        return problem
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return _undecodable(content)
     if not isinstance(value, dict):
         return LineProblem("invalid_json_line", "This line is not a JSON object.")
