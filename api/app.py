@@ -9,9 +9,9 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import errors
+from api import errors, openapi
 from api.context import Context
-from api.middleware import BodyLimit, RequestIds
+from api.middleware import BodyBounds, RequestIds
 from api.routes import batches, files, health, models, uploads
 from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
@@ -26,15 +26,22 @@ LARGE_BLOCK_BYTES = 8_000_000
 def create_app(settings: Settings) -> FastAPI:
     """Return the service. Nothing is connected yet."""
     # The interactive documentation loads scripts from elsewhere; the document itself is at /openapi.json.
+    # No redirects either: they would repeat the host that the client claims.
     app = FastAPI(
-        title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None, lifespan=_close_at_the_end
+        title="Promptmill",
+        version=version("promptmill"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_close_at_the_end,
     )
     database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
     app.state.context = Context(settings, database, Dispatcher(database, settings))
     for module in (files, uploads, batches, models, health):
         app.include_router(module.router)
     errors.install(app)
-    app.add_middleware(BodyLimit)
+    openapi.install(app)
+    app.add_middleware(BodyBounds, settings=settings.api)
     app.add_middleware(RequestIds)
     return app
 

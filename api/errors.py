@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from jobs import errors, telemetry
 from jobs.protocol import ErrorBody, ErrorEnvelope
@@ -16,6 +17,8 @@ from jobs.protocol import ErrorBody, ErrorEnvelope
 log = telemetry.get_logger(__name__)
 
 INVALID = "invalid_request_error"
+MAX_QUOTED_CHARS = 200
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # Status, wire type and headers of each error; the first class that fits counts.
 _TABLE: list[tuple[type[errors.PromptmillError], int, str, dict[str, str]]] = [
     (errors.PayloadTooLarge, 413, INVALID, {}),
@@ -92,15 +95,28 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    message = str(error.detail)
-    code = None
+    message, code, headers = str(error.detail), None, dict(error.headers or {})
     if error.status_code == 404:
-        message, code = f"Invalid URL ({request.method} {request.url.path})", "unknown_url"
+        message, code = f"Invalid URL ({request.method} {_path(request)})", "unknown_url"
     if error.status_code == 405:
-        message = f"Not allowed to {request.method} on {request.url.path}"
-        code = "method_not_supported"
-    headers = dict(error.headers) if error.headers else None
+        message, code = f"Not allowed to {request.method} on {_path(request)}", "method_not_supported"
+        headers = {"allow": _allowed(request)}
     return reply(error.status_code, message, code=code, headers=headers)
+
+
+def _path(request: Request) -> str:
+    # Not of `request.url`, which the client's Host header has a part in.
+    return str(request.scope["path"])[:MAX_QUOTED_CHARS]
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods that any route takes on this path; Starlette names those of the first one."""
+    return ", ".join(method for method in METHODS if _is_taken(request, method))
+
+
+def _is_taken(request: Request, method: str) -> bool:
+    asked = {**request.scope, "method": method}
+    return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
 
 
 def unexpected(error: Exception) -> JSONResponse:

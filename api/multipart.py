@@ -1,9 +1,10 @@
 """Reads a multipart upload as it arrives; nothing is spooled to disk or kept in memory."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
@@ -12,8 +13,11 @@ from jobs.errors import InvalidRequest
 # Handed to the sink at once: big enough that a thread switch costs nothing, small enough to keep memory flat.
 CHUNK_BYTES = 1_000_000
 MAX_FIELD_BYTES = 10_000
-MAX_FIELDS = 20
+MAX_PARTS = 20
+MAX_QUOTED_CHARS = 64
 MAX_HEADER_BYTES = 10_000
+# Everything but the file: all fields and headers, and what stands before the first part and after the last one.
+MAX_OTHER_BYTES = MAX_PARTS * (MAX_FIELD_BYTES + MAX_HEADER_BYTES) + 100_000
 
 Sink = Callable[[bytes], None]
 Fields = dict[str, str]
@@ -40,7 +44,7 @@ async def receive(
     Before its first byte `on_begin` gets the fields that came before the part. It must not block.
 
     Raises:
-        InvalidRequest: the body is not a multipart form, or has too many or too large fields.
+        InvalidRequest: the body is not a multipart form, has too many or too large fields, or one twice.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -58,6 +62,15 @@ async def receive(
     return reader.form
 
 
+@contextmanager
+def _well_formed() -> Iterator[None]:
+    try:
+        yield
+    except FormParserError as error:
+        message = "The multipart form is not well formed."
+        raise InvalidRequest(message) from error
+
+
 class _Reader:
     """Callbacks of python-multipart's push parser."""
 
@@ -69,29 +82,33 @@ class _Reader:
         self._header_name = self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
-        self._field: str | None = None
+        self._field = ""
         self._value = b""
+        self._parts = self._other_bytes = 0
         self._ended = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._part_begin,
-                "on_header_field": self._header_field,
-                "on_header_value": self._header_value_data,
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._part_data,
-                "on_part_end": self._part_end,
-                "on_end": self._end,
-            },
-        )
+        with _well_formed():
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._part_begin,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value_data,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._part_data,
+                    "on_part_end": self._part_end,
+                    "on_end": self._end,
+                },
+            )
 
     def feed(self, chunk: bytes) -> None:
-        try:
+        before = self.file_bytes
+        with _well_formed():
             self._parser.write(chunk)
-        except MultipartParseError as error:
-            message = "The multipart form is not well formed."
-            raise InvalidRequest(message) from error
+        self._other_bytes += len(chunk) - (self.file_bytes - before)
+        if self._other_bytes > MAX_OTHER_BYTES:
+            message = "The multipart form has too much around its file."
+            raise InvalidRequest(message)
 
     def close(self) -> None:
         if not self._ended:
@@ -105,7 +122,8 @@ class _Reader:
 
     def _part_begin(self) -> None:
         self._headers, self._header_bytes, self._value = {}, 0, b""
-        if len(self.form.fields) >= MAX_FIELDS:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
             message = "The multipart form has too many parts."
             raise InvalidRequest(message)
 
@@ -131,13 +149,12 @@ class _Reader:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode("utf-8", "replace")
         self._field = name
-        if name != self._name:
-            return
-        if self.form.filename is not None:
-            message = "Send one file only."
-            raise InvalidRequest(message, param=name)
-        self._on_begin(self.form.fields)
-        self.form.filename = options.get(b"filename", b"upload.jsonl").decode("utf-8", "replace")
+        if name in self.form.fields or (name == self._name and self.form.filename is not None):
+            message = f"The form has the field '{name[:MAX_QUOTED_CHARS]}' twice."
+            raise InvalidRequest(message, param=name[:MAX_QUOTED_CHARS])
+        if name == self._name:
+            self._on_begin(self.form.fields)
+            self.form.filename = options.get(b"filename", b"upload.jsonl").decode("utf-8", "replace")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._field == self._name:
@@ -146,13 +163,12 @@ class _Reader:
             return
         self._value += data[start:end]
         if len(self._value) > MAX_FIELD_BYTES:
-            message = f"The form field '{self._field}' is too long."
-            raise InvalidRequest(message, param=self._field)
+            message = f"The form field '{self._field[:MAX_QUOTED_CHARS]}' is too long."
+            raise InvalidRequest(message, param=self._field[:MAX_QUOTED_CHARS])
 
     def _part_end(self) -> None:
-        if self._field is not None and self._field != self._name:
+        if self._field != self._name:
             self.form.fields[self._field] = self._value.decode("utf-8", "replace")
-        self._field = None
 
     def _end(self) -> None:
         self._ended = True

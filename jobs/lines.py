@@ -1,9 +1,11 @@
 """One line of an input file: what it must hold, and what is wrong with it. Pure.
 
-A valid line costs one typed msgspec decode. Only a line that fails it is looked at again,
-slowly, to name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
+A valid line costs two passes in C: a typed decode, and a whole one as the worker will do it. A third one looks for keys
+that are there twice, of which msgspec says nothing, in lines that may have some. Only a line that fails is looked at
+again, slowly, to name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
 """
 
+import json
 import re
 from typing import Any
 
@@ -70,6 +72,18 @@ _decode_anything = msgspec.json.Decoder().decode
 # Deeper JSON is refused: every parser on the way has a limit of its own, and none of them is told here which.
 MAX_DEPTH = 64
 MAX_NAME_CHARS = 256
+MAX_QUOTED_CHARS = 64
+LONG_LINE_BYTES = 1_000_000
+_CONTAINERS = (dict, list)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+# What is sent in place of JSONL, by its first bytes.
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive (or a spreadsheet)",
+    b"\x1f\x8b": "compressed with gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"PAR1": "a Parquet file",
+    b"%PDF": "a PDF",
+}
 
 
 def is_blank(content: bytes) -> bool:
@@ -84,14 +98,62 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
     """
     try:
         line = _decode(content)
-        # A string that msgspec skips is not looked at: bytes that are no UTF-8, or half a surrogate pair, hide there.
+        # The typed decoder skips half a surrogate pair, a number beyond a double, and bytes that are no UTF-8.
+        value = _decode_anything(content)
         content.decode()
-        if b"\\ud" in content or b"\\uD" in content or _may_be_deep(content):
-            _check_depth(_decode_anything(content))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        if _may_be_deep(content):
+            _check_depth(value)
+        if _may_have_a_key_twice(content, value):
+            del value
+            _check_keys(content)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise _diagnose(content) from None
     _check(line, max_custom_id_chars)
     return line
+
+
+def _may_have_a_key_twice(content: bytes, value: Any) -> bool:  # noqa: ANN401  any JSON
+    """Tell whether the line has more colons than what was made of it has keys; colons in text count too."""
+    return content.count(b":") != _count_keys(value)
+
+
+def _count_keys(value: Any) -> int:  # noqa: ANN401  any JSON
+    if type(value) is dict:
+        count, children = len(value), value.values()
+    else:
+        count, children = 0, value
+    for child in children:
+        if type(child) in _CONTAINERS:
+            count += _count_keys(child)
+    return count
+
+
+def _check_keys(content: bytes) -> None:
+    _read_keys((content if len(content) <= LONG_LINE_BYTES else _without_long_strings(content)).decode())
+
+
+def _without_long_strings(content: bytes) -> bytes:
+    """Return a line with its long strings made short, equal ones alike: as text one letter may take four bytes."""
+    return _STRING.sub(lambda found: found[0] if len(found[0]) < 256 else b'"%d"' % hash(found[0]), content)
+
+
+def _unique(pairs: list[tuple[str, None]]) -> None:
+    """Take one JSON object of a line; nothing is made of it."""
+    if len(dict(pairs)) == len(pairs):
+        return
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise LineProblem("invalid_json_line", f"This line has the key '{_quoted(key)}' twice in one object.")
+        seen.add(key)
+
+
+# Of two equal keys parsers keep one, and not all the same one: what is checked must be what is run (RFC 8259, 4).
+_read_keys = json.JSONDecoder(object_pairs_hook=_unique).decode
+
+
+def _quoted(text: str) -> str:
+    return _CONTROL.sub("?", text[:MAX_QUOTED_CHARS])
 
 
 def _may_be_deep(content: bytes) -> bool:
@@ -140,9 +202,10 @@ def _diagnose(content: bytes) -> LineProblem:
     """Find the words for a line that the typed decoder refused."""
     try:
         value = _decode_anything(content)
-    except UnicodeDecodeError:
-        return LineProblem("invalid_encoding", "This line is not valid UTF-8.")
-    except (msgspec.MsgspecError, RecursionError):
+        _check_keys(content)
+    except LineProblem as problem:
+        return problem
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return _undecodable(content)
     if not isinstance(value, dict):
         return LineProblem("invalid_json_line", "This line is not a JSON object.")
@@ -150,10 +213,15 @@ def _diagnose(content: bytes) -> LineProblem:
 
 
 def _undecodable(content: bytes) -> LineProblem:
+    for magic, name in _OTHER_FORMATS.items():
+        if content.startswith(magic):
+            return LineProblem("invalid_json_line", f"This is not JSON: it looks like {name}.")
     try:
         content.decode()
     except UnicodeDecodeError:
         return LineProblem("invalid_encoding", "This line is not valid UTF-8.")
+    if b"\0" in content:
+        return LineProblem("invalid_encoding", "This line has NUL bytes. Is it UTF-16? Only UTF-8 is read.")
     return _not_json()
 
 

@@ -6,7 +6,7 @@ Source: openai-python `types/batch.py`, `types/file_object.py`, `types/batch_err
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from jobs.states import BatchStatus
 
@@ -21,10 +21,16 @@ PURPOSES = (BATCH_PURPOSE, "vision", "user_data")
 MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
 
 
+class Wire(BaseModel):
+    """An object that is sent: the OpenAPI document says that every field is there."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
 Item = TypeVar("Item", bound=BaseModel)
 
 
-class Page(BaseModel, Generic[Item]):
+class Page(Wire, Generic[Item]):
     """One page of a listing; the next one is `after=last_id`."""
 
     object: Literal["list"] = "list"
@@ -40,7 +46,7 @@ class Page(BaseModel, Generic[Item]):
         return cls(data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=has_more)
 
 
-class File(BaseModel):
+class File(Wire):
     """An uploaded file, or the output or error file of a batch."""
 
     id: str
@@ -55,7 +61,7 @@ class File(BaseModel):
     status_details: None = None
 
 
-class FileDeleted(BaseModel):
+class FileDeleted(Wire):
     """The answer to a deletion."""
 
     id: str
@@ -63,7 +69,7 @@ class FileDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-class Upload(BaseModel):
+class Upload(Wire):
     """A file that is sent in parts."""
 
     id: str
@@ -78,7 +84,7 @@ class Upload(BaseModel):
     file: File | None = None
 
 
-class UploadPart(BaseModel):
+class UploadPart(Wire):
     """A run of bytes of an upload."""
 
     id: str
@@ -87,7 +93,7 @@ class UploadPart(BaseModel):
     upload_id: str
 
 
-class BatchError(BaseModel):
+class BatchError(Wire):
     """What is wrong with one line of the input file, or with the file itself (`line` is null)."""
 
     code: str
@@ -96,14 +102,14 @@ class BatchError(BaseModel):
     line: int | None = None
 
 
-class BatchErrors(BaseModel):
+class BatchErrors(Wire):
     """Everything that is wrong with the input file, up to the configured number of lines."""
 
     object: Literal["list"] = "list"
     data: list[BatchError]
 
 
-class RequestCounts(BaseModel):
+class RequestCounts(Wire):
     """How many requests have an outcome. `completed + failed = total` at every terminal state but `failed`."""
 
     total: int = 0
@@ -111,19 +117,19 @@ class RequestCounts(BaseModel):
     failed: int = 0
 
 
-class InputTokensDetails(BaseModel):
+class InputTokensDetails(Wire):
     """Part of `input_tokens` that the engine did not have to compute again."""
 
     cached_tokens: int = 0
 
 
-class OutputTokensDetails(BaseModel):
+class OutputTokensDetails(Wire):
     """Part of `output_tokens` that was spent on reasoning."""
 
     reasoning_tokens: int = 0
 
 
-class Usage(BaseModel):
+class Usage(Wire):
     """Token counts summed over the outcomes committed so far."""
 
     input_tokens: int = 0
@@ -133,7 +139,7 @@ class Usage(BaseModel):
     total_tokens: int = 0
 
 
-class Batch(BaseModel):
+class Batch(Wire):
     """A batch as its client sees it."""
 
     id: str
@@ -199,17 +205,26 @@ class UploadComplete(BaseModel):
     md5: str | None = Field(default=None, pattern="^[0-9a-fA-F]{32}$")
 
 
-class BatchCreate(BaseModel):
-    """The body of `POST /v1/batches`. `api.batch_rules` checks what it says, with the contract's errors."""
+_METADATA = {
+    "type": "object",
+    "maxProperties": 16,
+    "propertyNames": {"maxLength": 64},
+    "additionalProperties": {"type": "string", "maxLength": 512},
+}
 
+
+class BatchCreate(BaseModel):
+    """A new batch."""
+
+    # `api.batch_rules` checks these, with the contract's errors; the document says what it checks.
     input_file_id: str
-    endpoint: str
-    completion_window: str
-    metadata: dict[str, Any] | None = None
+    endpoint: Annotated[str, WithJsonSchema({"type": "string", "enum": list(BATCH_ENDPOINTS)})]
+    completion_window: Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,2}[hd]$"})]
+    metadata: Annotated[dict[str, Any] | None, WithJsonSchema({"anyOf": [_METADATA, {"type": "null"}]})] = None
     output_expires_after: ExpiresAfter | None = None
 
 
-class Model(BaseModel):
+class Model(Wire):
     """A model that a worker serves."""
 
     id: str
@@ -218,14 +233,14 @@ class Model(BaseModel):
     owned_by: str = "promptmill"
 
 
-class ModelList(BaseModel):
+class ModelList(Wire):
     """The models that workers serve."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Wire):
     """What went wrong, in the words of the contract."""
 
     message: str
@@ -234,7 +249,7 @@ class ErrorBody(BaseModel):
     code: str | None = None
 
 
-class ErrorEnvelope(BaseModel):
+class ErrorEnvelope(Wire):
     """The body of every reply that is not 2xx, and of every row that failed in the engine."""
 
     error: ErrorBody

@@ -132,6 +132,11 @@ class Api(_Section):
     """Calls that still run this long after SIGTERM are cut off, seconds."""
     database_connections: Count = 20
     """Most connections to Postgres of one API process."""
+    body_grace_seconds: Seconds = 30
+    """A client that sends a body may be silent for this long in all, seconds, then it gets 408. What it sends gives
+    it time back, up to this much. Time that we take ourselves does not count."""
+    min_body_bytes_per_second: Annotated[float, Field(gt=0)] = 1_000
+    """Slowest body, bytes a second. A bad mobile link is ten times faster."""
 
 
 class LlamaCpp(_Section):

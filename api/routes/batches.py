@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
-from api import batch_rules
+from api import batch_rules, openapi
 from api.context import BatchesReader, BatchesWriter, Context, CreatesBatch, Here
 from jobs import batches, idempotency
 from jobs.keys import Caller
@@ -60,7 +60,7 @@ async def retrieve_batch(batch_id: str, caller: BatchesReader, context: Here) ->
     return await _retrieve(context, caller, batch_id)
 
 
-@router.post("/{batch_id}/cancel")
+@router.post("/{batch_id}/cancel", responses=openapi.answers(409))
 async def cancel_batch(batch_id: str, caller: BatchesWriter, context: Here) -> Batch:
     """Cancel a batch. What has finished is kept."""
     await context.transaction(caller, lambda connection: batches.cancel(connection, caller.project_id, batch_id))

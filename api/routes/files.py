@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from api import errors, multipart, ranges
+from api import errors, multipart, openapi, ranges
 from api.context import Context, CreatesFile, FilesReader, FilesWriter, Here
 from api.receiving import whole_or_nothing
 from jobs import content, files
@@ -24,6 +24,13 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 ORDER = "It was taken for requests of a batch: for another purpose send 'purpose' before 'file'."
 # Spelt by the SDK with brackets, as nested form fields are.
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": _BYTES},
+    206: {"description": "The bytes that `Range` asks for.", "content": _BYTES},
+    304: {"description": "`If-None-Match` names the file as it is."},
+    **openapi.answers(416),
+}
 
 
 @router.post(
@@ -36,6 +43,7 @@ ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
                     "schema": {
                         "type": "object",
                         "required": ["file", "purpose"],
+                        "dependentRequired": {ANCHOR: [SECONDS], SECONDS: [ANCHOR]},
                         "properties": {
                             "file": {"type": "string", "format": "binary"},
                             "purpose": {"type": "string", "enum": list(PURPOSES)},
@@ -135,14 +143,14 @@ async def _retrieve(context: Context, caller: Caller, file_id: str) -> File:
     )
 
 
-@router.delete("/{file_id}")
+@router.delete("/{file_id}", responses=openapi.answers(409))
 async def delete_file(file_id: str, caller: FilesWriter, context: Here) -> FileDeleted:
     """Delete a file. A batch that reads it runs on with what it read from."""
     await context.transaction(caller, lambda connection: files.mark_deleted(connection, caller.project_id, file_id))
     return FileDeleted(id=file_id)
 
 
-@router.get("/{file_id}/content", response_class=StreamingResponse)
+@router.get("/{file_id}/content", response_class=StreamingResponse, responses=_CONTENT)
 async def retrieve_content(
     file_id: str,
     caller: FilesReader,

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlalchemy import text
 
+from api import openapi
 from api.context import Here
 
 router = APIRouter(tags=["health"])
@@ -23,7 +24,7 @@ async def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=openapi.answers(503))
 async def readyz(context: Here) -> Health:
     """Tell that calls can be served: Postgres answers, and its tables are there. Redis is not needed for that."""
     await context.transaction(None, lambda connection: connection.execute(text("SELECT FROM batches LIMIT 1")).first())

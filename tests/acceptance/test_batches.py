@@ -193,6 +193,7 @@ def test_the_log_is_one_json_object_a_line(running: services.Stack, user: User) 
 
 
 def test_a_deleted_input_does_not_stop_the_batch(user: User) -> None:
+    """F65."""
     batch = user.submit(numbered(300, lambda number: "SLEEP 1" if number < 50 else "x"))
     user.sdk.files.delete(batch.input_file_id)
     batch = user.wait(batch.id)

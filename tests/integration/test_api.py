@@ -177,6 +177,7 @@ def test_ids_of_another_project_are_unknown_ids(client: Client, domain: Any, htt
 
 @pytest.mark.parametrize("kind", ["files", "batches"])
 def test_pages_have_no_gap_and_no_repeat(client: Client, kind: str) -> None:
+    """F66: also while objects are added."""
     make = client.file_id if kind == "files" else client.batch_id
     made = [make() for _ in range(5)]
     if kind == "batches":

@@ -79,6 +79,7 @@ def test_the_parent_is_named_whatever_the_client_says(domain: Any) -> None:
 
 
 def test_an_output_file_is_no_input(domain: Any) -> None:
+    """F65."""
     first = domain.new_batch(2)
     end_with_failures(domain, first, [2])
     batch = domain.batch(domain.create(ids.result_file_id(first, "output")))

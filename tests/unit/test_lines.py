@@ -125,3 +125,41 @@ def test_any_text_may_be_a_custom_id(custom_id: str) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_parser(content: bytes) -> None:
     problem(content)
+
+
+NAMES = st.sampled_from(["a", "b", ":", '"', '":', "\\", "é", "", "k" * 300])
+VALUES = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["", ":", '":', '\\": ', "{a: 1}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(NAMES, inner), max_size=3).map(tuple),
+    max_leaves=12,
+)
+
+
+def written(value: Any, space: str) -> str:
+    """Write JSON whose objects, given as tuples of pairs, may have a key twice."""
+    if isinstance(value, tuple):
+        pairs = (f"{json.dumps(key)}{space}:{space}{written(child, space)}" for key, child in value)
+        return "{" + f",{space}".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(written(child, space) for child in value) + "]"
+    return json.dumps(value)
+
+
+def has_a_key_twice(value: Any) -> bool:
+    if isinstance(value, tuple):
+        keys = [key for key, _ in value]
+        return len(set(keys)) < len(keys) or any(has_a_key_twice(child) for _, child in value)
+    return isinstance(value, list) and any(has_a_key_twice(child) for child in value)
+
+
+@given(VALUES, st.sampled_from(["", " ", "\t"]), st.sampled_from([10, 1_000_000]))
+def test_f77_a_key_that_is_there_twice_is_found_wherever_it_is(value: Any, space: str, long: int) -> None:
+    line = json.dumps(request("a", x="PLACE")).replace('"PLACE"', written(value, space)).encode()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lines, "LONG_LINE_BYTES", long)
+        try:
+            lines.parse(line, max_custom_id_chars=64)
+            found = False
+        except lines.LineProblem as caught:
+            found = "twice" in caught.message
+    assert found == has_a_key_twice(value)

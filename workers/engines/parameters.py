@@ -7,7 +7,6 @@ say so.
 
 from typing import Annotated, Any, Literal, TypeVar
 
-import msgspec
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,14 +19,14 @@ from pydantic import (
 )
 
 from jobs.errors import RequestRejected
+from workers.engines import schemas
 from workers.engines.base import Body
 
-# Ours. A schema is compiled to a grammar before the first token; 5,000 enum values were seen to take 25 seconds.
-MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, MAX_ENUM_VALUES = 65_536, 32, 500
 # Ours: each choice is a request of its own for the engine.
 MAX_CHOICES = 16
 # The OpenAI API's own.
 MAX_EMBEDDING_INPUTS = 2_048
+MAX_PARAM_CHARS = 200
 
 StopString = Annotated[str, Field(min_length=1, max_length=1_000)]
 
@@ -64,25 +63,8 @@ class JsonSchema(Strict):
     @field_validator("schema_")
     @classmethod
     def _bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
-            message = f"the schema is longer than {MAX_SCHEMA_BYTES} bytes"
-            raise ValueError(message)
-        _check_schema(schema, depth=0)
+        schemas.check(schema)
         return schema
-
-
-def _check_schema(node: Any, depth: int) -> None:  # noqa: ANN401  any JSON
-    if depth > MAX_SCHEMA_DEPTH:
-        message = f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels"
-        raise ValueError(message)
-    if isinstance(node, dict):
-        if isinstance(values := node.get("enum"), list) and len(values) > MAX_ENUM_VALUES:
-            message = f"an enum of the schema has more than {MAX_ENUM_VALUES} values"
-            raise ValueError(message)
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            _check_schema(child, depth + 1)
 
 
 class ResponseFormat(Strict):
@@ -190,7 +172,8 @@ def check(kind: type[Parameters], body: Body) -> Parameters:
 def _rejection(error: ValidationError) -> RequestRejected:
     # A union reports each of its members; the problem that lies deepest is the one the client can mend.
     problem = max(error.errors(include_input=False, include_url=False), key=lambda each: len(each["loc"]))
-    param = ".".join(str(part) for part in problem["loc"] if not _names_a_type(part)) or None
+    # A name that is not ours may be as long as a line.
+    param = ".".join(str(part) for part in problem["loc"] if not _names_a_type(part))[:MAX_PARAM_CHARS] or None
     if problem["type"] == "extra_forbidden":
         return RequestRejected(f"Unsupported parameter: '{param}'.", code="unsupported_parameter", param=param)
     if problem["type"] == "missing":
