@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from api import errors
 from api.context import Context
 from api.middleware import BodyLimit, RequestIds
-from api.routes import batches, files, health, models
+from api.routes import batches, files, health, models, webhooks
 from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
@@ -27,7 +27,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None)
     database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
     app.state.context = Context(settings, database, Dispatcher(database, settings))
-    for module in (files, batches, models, health):
+    for module in (files, batches, models, webhooks, health):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit)

@@ -28,7 +28,7 @@ def test_checks_in_the_database_are_the_checks_in_the_code(engine: Any) -> None:
         there = set(connection.execute(statement).scalars())
     known = {str(check.name) for table in tables.metadata.tables.values() for check in table.constraints}
     assert there <= known
-    assert len(there) == 11
+    assert len(there) == 12
 
 
 def test_down_and_up_again(servers: services.Servers) -> None:
