@@ -1,10 +1,12 @@
 """`/v1/webhook_endpoints`: who is told when batches end. The names are those of `client.webhooks` of the openai SDK."""
 
 import hashlib
+import json
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from api.context import Authenticated, Here, Repeatable
@@ -27,6 +29,11 @@ router = APIRouter(prefix="/v1", tags=["webhooks"])
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
+def _fingerprint(asked: BaseModel) -> bytes:
+    # As ASCII: it is taken before the parameters are looked at, and they may not be valid Unicode.
+    return hashlib.sha256(json.dumps(asked.model_dump()).encode()).digest()
+
+
 @router.get("/webhook_event_types")
 async def list_event_types(_: Authenticated) -> WebhookEventTypeList:
     """List what an endpoint can be told."""
@@ -37,11 +44,10 @@ async def list_event_types(_: Authenticated) -> WebhookEventTypeList:
 async def create_endpoint(asked: WebhookEndpointCreate, call: Repeatable, context: Here) -> WebhookEndpointWithSecret:
     """Register a receiver. Its secret is in this answer only; a call that is repeated has the same answer."""
     project_id = call.caller.project_id
-    fingerprint = hashlib.sha256(asked.model_dump_json().encode()).digest()
 
     def create(connection: Connection) -> WebhookEndpointWithSecret:
         make = partial(webhooks.create, connection, project_id, asked, context.settings.webhooks)
-        endpoint_id, _ = idempotency.once(connection, call, fingerprint, make)
+        endpoint_id, _ = idempotency.once(connection, call, _fingerprint(asked), make)
         return webhooks.find_with_secret(connection, project_id, endpoint_id)
 
     return await context.transaction(create)
@@ -97,7 +103,7 @@ async def rotate_secret(
             webhooks.rotate(connection, project_id, endpoint_id, keep_old=keep_old)
             return endpoint_id
 
-        idempotency.once(connection, call, hashlib.sha256(asked.model_dump_json().encode()).digest(), make)
+        idempotency.once(connection, call, _fingerprint(asked), make)
         return webhooks.find_with_secret(connection, project_id, endpoint_id)
 
     return await context.transaction(rotate)
