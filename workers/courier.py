@@ -54,6 +54,7 @@ class Courier:
                     tasks.create_task(self._deliver(delivery)).add_done_callback(lambda _: free.release())
 
     async def _take(self) -> Delivery | None:
+        # Repeated after a COMMIT of unknown outcome it may lease a second one; the first comes again after its lease.
         try:
             return await self._transaction(
                 lambda connection: outbox.take(connection, timeout_seconds=self._settings.timeout_seconds)

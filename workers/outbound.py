@@ -5,6 +5,7 @@ check is made there, below HTTP and TLS: the Host header and the certificate are
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -32,6 +33,7 @@ _REASONS: list[tuple[type[BaseException], str]] = [
     (AddressRefused, "address_not_allowed"),
     (InvalidRequest, "address_not_allowed"),
     (TimeoutError, "timeout"),
+    (httpcore2.TimeoutException, "timeout"),
     (ssl.SSLError, "tls_failed"),
     (httpcore2.NetworkError, "no_connection"),
     (httpcore2.ProtocolError, "invalid_answer"),
@@ -44,23 +46,24 @@ class CheckedNetwork(httpcore2.AnyIOBackend):
     def __init__(self, settings: Webhooks) -> None:
         self._settings = settings
 
-    async def connect_tcp(self, host: str, port: int, *rest: Any, **options: Any) -> httpcore2.AsyncNetworkStream:  # noqa: ANN401  passed on as they are
+    async def connect_tcp(self, host: str, port: int, **options: Any) -> httpcore2.AsyncNetworkStream:  # type: ignore[override]  # noqa: ANN401  passed on
         """Connect to the first address of `host` that answers.
 
         Raises:
             AddressRefused: one of its addresses is not allowed. None is connected to then: a name with a good and a bad
                 one is an attempt to slip through.
             httpcore2.ConnectError: nobody answers.
+            httpcore2.ConnectTimeout: nobody answers in time.
         """
         found = await _resolve(host, port)
         if not all(addresses.is_allowed(ipaddress.ip_address(each), self._settings) for each in found):
             raise AddressRefused
+        # So that there is time for the others after one that says nothing.
+        options["timeout"] = self._settings.timeout_seconds / len(found)
         for address in found[:-1]:
-            try:
-                return await super().connect_tcp(address, port, *rest, **options)
-            except httpcore2.ConnectError:
-                continue
-        return await super().connect_tcp(found[-1], port, *rest, **options)
+            with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                return await super().connect_tcp(address, port, **options)
+        return await super().connect_tcp(found[-1], port, **options)
 
 
 async def _resolve(host: str, port: int) -> list[str]:

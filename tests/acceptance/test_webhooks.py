@@ -1,13 +1,22 @@
 """Webhooks with real processes: registered, received and unwrapped with the stock SDK."""
 
+import os
+import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import services
 from clients import User
+from conftest import ROOT
 from payloads import numbered
 from receivers import REACHABLE, Receiver, receiving, status
+
+from api.stack.program import free_port
 
 
 @pytest.fixture
@@ -77,3 +86,32 @@ def test_while_a_secret_changes_old_and_new_are_good(reachable: services.Stack, 
     user.submit(b"{}\n")
     for secret in (endpoint.signing_secret, rotated.signing_secret):
         assert len(events(user, receiver, secret, 1)) == 1
+
+
+def test_the_receiver_of_the_documentation_works(reachable: services.Stack, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "webhooks.md").read_text(), re.DOTALL)
+    port, log = free_port(), tmp_path / "receiver.log"
+    code = blocks[1].replace("8080", str(port))
+    key = reachable.key()
+    user = User(reachable, key)
+    endpoint = user.sdk.webhooks.create(
+        name="docs", url=f"http://127.0.0.1:{port}/", event_types=["batch.failed", "batch.cancelled"]
+    )
+    environment = {
+        **os.environ,
+        "OPENAI_BASE_URL": reachable.base_url,
+        "OPENAI_API_KEY": key,
+        "OPENAI_WEBHOOK_SECRET": endpoint.signing_secret,
+    }
+    with log.open("wb") as out, subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=out) as receiver:
+        try:
+            services.wait_until(lambda: is_listening(port), "it listens")
+            user.submit(b"{}\n")
+            services.wait_until(lambda: "batch.failed None" in log.read_text(), "it has heard of the batch")
+        finally:
+            receiver.terminate()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0

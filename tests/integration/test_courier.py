@@ -1,5 +1,6 @@
 """The courier against real receivers: what it connects to, what it sends, how long it stays."""
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -229,11 +230,35 @@ def test_a_name_that_changes_after_the_check_gains_nothing(
         assert receiver.messages[0].headers["host"] == f"rebind.test:{receiver.port}"
 
 
+@contextlib.contextmanager
+def silent(host: str, port: int) -> Iterator[None]:
+    """A listener that takes no connection any more: who connects hears nothing."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(3):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        yield
+
+
+@contextlib.contextmanager
+def refusing(host: str, port: int) -> Iterator[None]:
+    """Nobody listens there."""
+    yield
+
+
+@pytest.mark.parametrize("first", [refusing, silent])
 def test_the_second_address_of_a_name_is_tried_too(
-    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, first: Any
 ) -> None:
     Resolver(monkeypatch, ["127.0.0.2", "127.0.0.1"])
-    message = sender.send(f"http://rebind.test:{receiver.port}/", allowed_networks=["127.0.0.0/8"])
+    with first("127.0.0.2", receiver.port):
+        message = sender.send(
+            f"http://rebind.test:{receiver.port}/", allowed_networks=["127.0.0.0/8"], timeout_seconds=3
+        )
     assert (message.status, message.attempts) == ("delivered", 1)
 
 
