@@ -6,11 +6,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from jobs import db, keys, quotas
+from jobs import db, keys, quotas, webhooks
 from jobs.keys import KeyInfo, Scope
+from jobs.protocol import WebhookEndpoint, WebhookEndpointCreate, WebhookEndpointWithSecret
 from jobs.settings import Settings
 
 Answer = TypeVar("Answer")
+# Far more than a project may have: all on one page.
+ALL = 1_000_000
 
 
 def _once(settings: Settings, work: Callable[[Connection], Answer]) -> Answer:
@@ -45,3 +48,36 @@ def limit_project(settings: Settings, project: str, limits: dict[str, int | None
 
 def list_projects(settings: Settings) -> list[dict[str, Any]]:
     return _once(settings, quotas.list_all)
+
+
+def create_webhook(settings: Settings, project: str, new: WebhookEndpointCreate) -> WebhookEndpointWithSecret:
+    def create(connection: Connection) -> WebhookEndpointWithSecret:
+        project_id = keys.find_project(connection, project)
+        endpoint_id = webhooks.create(connection, project_id, new, settings.webhooks)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+
+    return _once(settings, create)
+
+
+def list_webhooks(settings: Settings, project: str) -> list[WebhookEndpoint]:
+    def list_all(connection: Connection) -> list[WebhookEndpoint]:
+        project_id = keys.find_project(connection, project)
+        return webhooks.list_page(connection, project_id, after=None, limit=ALL)[0]
+
+    return _once(settings, list_all)
+
+
+def rotate_webhook(settings: Settings, project: str, endpoint_id: str, *, keep_old: bool) -> WebhookEndpointWithSecret:
+    def rotate(connection: Connection) -> WebhookEndpointWithSecret:
+        project_id = keys.find_project(connection, project)
+        webhooks.rotate(connection, project_id, endpoint_id, keep_old=keep_old)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+
+    return _once(settings, rotate)
+
+
+def delete_webhook(settings: Settings, project: str, endpoint_id: str) -> None:
+    def delete(connection: Connection) -> None:
+        webhooks.remove(connection, keys.find_project(connection, project), endpoint_id)
+
+    _once(settings, delete)

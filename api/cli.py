@@ -21,6 +21,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from jobs import settings
 from jobs.errors import PromptmillError, Unavailable
+from jobs.events import EventType
 from jobs.keys import Scope
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -37,6 +38,8 @@ key_commands = typer.Typer(help="API keys.", no_args_is_help=True)
 app.add_typer(key_commands, name="keys")
 project_commands = typer.Typer(help="Projects and their quotas.", no_args_is_help=True)
 app.add_typer(project_commands, name="projects")
+webhook_commands = typer.Typer(help="Receivers that are told when batches end.", no_args_is_help=True)
+app.add_typer(webhook_commands, name="webhooks")
 out = Console()
 err = Console(stderr=True)
 
@@ -186,6 +189,62 @@ def list_projects() -> None:
     out.print(table)
 
 
+Project = Annotated[str, typer.Option(help="Whose batches.")]
+EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, as `webhooks list` shows it.")]
+
+
+@webhook_commands.command("create")
+def create_webhook(
+    url: Annotated[str, typer.Argument(help="Where the messages go.")],
+    *,
+    project: Project = "default",
+    name: Annotated[str, typer.Option(help="What the endpoint is for.")] = "",
+    event: Annotated[list[EventType] | None, typer.Option(help="What it is told; may be repeated. All.")] = None,
+) -> None:
+    """Register a receiver and print its secret. It is shown this once."""
+    from api import admin
+    from jobs.protocol import WebhookEndpointCreate
+
+    new = WebhookEndpointCreate(url=url, name=name, event_types=event or list(EventType))
+    sys.stdout.write(admin.create_webhook(_configuration(), project, new).signing_secret + "\n")
+
+
+@webhook_commands.command("list")
+def list_webhooks(*, project: Project = "default") -> None:
+    """List the receivers of a project, without their secrets."""
+    from api import admin
+
+    table = Table("id", "name", "url", "events", "works")
+    for each in admin.list_webhooks(_configuration(), project):
+        works = "yes" if each.disabled_at is None else "no, it answered that it is gone"
+        cells = (each.id, each.name, each.url, ", ".join(each.event_types), works)
+        table.add_row(*(escape(cell) for cell in cells))
+    out.print(table)
+
+
+@webhook_commands.command("rotate")
+def rotate_webhook(
+    endpoint_id: EndpointId,
+    *,
+    project: Project = "default",
+    at_once: Annotated[bool, typer.Option("--at-once", help="The old secret does not sign for another day.")] = False,
+) -> None:
+    """Give a receiver a new secret and print it."""
+    from api import admin
+
+    endpoint = admin.rotate_webhook(_configuration(), project, endpoint_id, keep_old=not at_once)
+    sys.stdout.write(endpoint.signing_secret + "\n")
+
+
+@webhook_commands.command("delete")
+def delete_webhook(endpoint_id: EndpointId, *, project: Project = "default") -> None:
+    """Delete a receiver: nothing is sent to it any more."""
+    from api import admin
+
+    admin.delete_webhook(_configuration(), project, endpoint_id)
+    out.print("Deleted.")
+
+
 def _add_other_commands() -> None:
     for entry in entry_points(group="promptmill.commands"):
         app.command(entry.name, help=_HELP.get(entry.name))(_other(entry))
@@ -200,7 +259,7 @@ def _other(entry: EntryPoint) -> Callable[[], None]:
 
 _HELP = {
     "worker": "Run a worker: one engine, fed from the queue. SIGTERM drains it.",
-    "reconciler": "Run the reconciler: takes back the work of dead workers, ends batches.",
+    "reconciler": "Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks.",
     "flower": "Run Flower, the queue's web page: read-only, on loopback, with a password.",
 }
 

@@ -91,3 +91,4 @@ async def _call(
 
 CreatesFile = Annotated[Call, Security(_call, scopes=[Scope.FILES_WRITE])]
 CreatesBatch = Annotated[Call, Security(_call, scopes=[Scope.BATCHES_WRITE])]
+CreatesWebhook = Annotated[Call, Security(_call, scopes=[Scope.WEBHOOKS_WRITE])]

@@ -45,6 +45,10 @@ def new_request_id() -> str:
     return f"batch_req_{secrets.token_hex(16)}"
 
 
+def new_webhook_endpoint_id() -> str:
+    return f"wh_{secrets.token_hex(16)}"
+
+
 def new_call_id() -> str:
     return f"req_{secrets.token_hex(16)}"
 

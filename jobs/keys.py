@@ -113,6 +113,19 @@ def _project_id(connection: Connection, name: str) -> str:
     return str(connection.execute(updated.returning(projects.c.id)).scalar_one())
 
 
+def find_project(connection: Connection, name: str) -> str:
+    """Return the id of the project with this name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    project_id = connection.execute(select(projects.c.id).where(projects.c.name == name)).scalar_one_or_none()
+    if project_id is None:
+        message = f"There is no project '{name}'. A project is made with its first key."
+        raise NotFound(message)
+    return str(project_id)
+
+
 def authenticate(connection: Connection, key: str) -> Caller:
     """Return who the key stands for.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from jobs.events import EventType
 from jobs.states import BatchStatus
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -238,6 +239,84 @@ class ModelList(Wire):
 
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class WebhookEndpoint(Wire):
+    """A receiver that is told when batches of its project end. Source: openai-python `types/webhooks/`."""
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    name: str
+    url: str
+    event_types: list[EventType]
+    created_at: int
+    updated_at: int
+    disabled_at: int | None
+    signing_secret_hint: str
+
+
+class WebhookEndpointWithSecret(WebhookEndpoint):
+    """The answer that shows the secret: to its creation, and to its change."""
+
+    signing_secret: str
+
+
+class WebhookEndpointDeleted(Wire):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["webhook_endpoint.deleted"] = "webhook_endpoint.deleted"
+    deleted: Literal[True] = True
+
+
+EventTypes = Annotated[list[EventType], Field(min_length=1)]
+
+
+class WebhookEndpointCreate(BaseModel):
+    """The body of `POST /v1/webhook_endpoints`. `jobs.webhooks` checks name and URL."""
+
+    url: str
+    name: str = ""
+    event_types: EventTypes = list(EventType)
+
+
+class WebhookEndpointUpdate(BaseModel):
+    """The body of `POST /v1/webhook_endpoints/{id}`: what is to change."""
+
+    url: str | None = None
+    name: str | None = None
+    event_types: EventTypes | None = None
+
+
+class WebhookSecretRotate(BaseModel):
+    """The body of `POST /v1/webhook_endpoints/{id}/rotate_secret`."""
+
+    keep_old_secret_active_for_24_hours: bool = False
+
+
+class WebhookEventTypeList(Wire):
+    """What an endpoint can be told."""
+
+    object: Literal["list"] = "list"
+    data: list[EventType]
+
+
+class WebhookDelivery(Wire):
+    """A message to an endpoint, and how far it came."""
+
+    id: str
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    type: EventType
+    batch_id: str
+    status: Literal["waiting", "delivered", "given_up"]
+    attempts: int
+    last_status_code: int | None
+    last_error: str | None
+    created_at: int
+    last_attempt_at: int | None
+    next_attempt_at: int | None
+    delivered_at: int | None
+    given_up_at: int | None
 
 
 class ErrorBody(Wire):

@@ -93,7 +93,7 @@ def take_call(connection: Connection, project_id: str, most: int | None) -> None
     raise QuotaExceeded(message, code="rate_limit_exceeded", retry_after_ms=max(1, round(wait * 1_000)))
 
 
-def _alone(connection: Connection, project_id: str) -> None:
+def alone(connection: Connection, project_id: str) -> None:
     """Let no other call of the project count until this transaction has ended."""
     lock = text("SELECT pg_advisory_xact_lock(hashtextextended('quota ' || :project_id, 0))")
     connection.execute(lock, {"project_id": project_id})
@@ -117,7 +117,7 @@ def admit_file(connection: Connection, project_id: str, defaults: Quotas, *, siz
     quota = find(connection, project_id, defaults)
     if quota.max_files is None and quota.max_bytes is None:
         return
-    _alone(connection, project_id)
+    alone(connection, project_id)
     stored = connection.execute(_STORED, {"project_id": project_id}).one()
     if quota.max_files is not None and stored.files >= quota.max_files:
         message = f"The project has {stored.files} files and may have {quota.max_files}. Delete some first."
@@ -161,7 +161,7 @@ def admit_batch(connection: Connection, project_id: str, quota: Quotas, work: Wo
     """
     if quota.max_open_batches is None and quota.max_open_requests is None:
         return
-    _alone(connection, project_id)
+    alone(connection, project_id)
     had = connection.execute(_OPEN, {"project_id": project_id, "batch_id": work.batch_id}).one()
     if quota.max_open_batches is not None and had.batches >= quota.max_open_batches:
         message = f"The project has {had.batches} batches that have not ended and may have {quota.max_open_batches}."
@@ -178,7 +178,7 @@ def token_problem(connection: Connection, project_id: str, quota: Quotas, work: 
     """Return the problem of a batch that would bring the project above its enqueued tokens; None if it would not."""
     if quota.max_enqueued_tokens is None:
         return None
-    _alone(connection, project_id)
+    alone(connection, project_id)
     had = connection.execute(_ENQUEUED, {"project_id": project_id, "batch_id": work.batch_id}).scalar_one()
     if had + work.tokens <= quota.max_enqueued_tokens:
         return None

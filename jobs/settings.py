@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.errors import ConfigurationError
@@ -118,6 +118,29 @@ class Reconciler(_Section):
     """A queued shard that nobody claimed is announced again after this long, seconds."""
 
 
+class Webhooks(_Section):
+    """What tells receivers that a batch has ended (docs/webhooks.md)."""
+
+    allow_http: bool = False
+    """Accept receivers without TLS. Off: what is sent could be read on its way, and the receiver be somebody else."""
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that are not public and may be sent to all the same, as a JSON list: `["10.1.0.0/16"]`. None: whoever
+    has an API key names the addresses, and this process may reach what they may not."""
+    max_endpoints: Count = 20
+    """Most endpoints of a project. Each one is a message for every batch."""
+    timeout_seconds: Seconds = 10
+    """Longest time of one attempt, seconds, from the look-up of the name to the status of the answer."""
+    retry_seconds: tuple[Seconds, ...] = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+    """Pauses after failed attempts, seconds, as a JSON list; after the last one the message is given up. Three days in
+    all, as Standard Webhooks suggests: a receiver that broke on a Friday gets its messages on Monday."""
+    max_at_once: Count = 8
+    """Attempts under way at once in one reconciler, each to another endpoint."""
+    poll_seconds: Seconds = 1
+    """Time between looks for messages that are due, seconds. One indexed query."""
+    keep_seconds: Seconds = 30 * 86_400
+    """How long a message can be seen after it was written, seconds. As long as the result files live."""
+
+
 class Api(_Section):
     """The HTTP service."""
 
@@ -224,6 +247,7 @@ class Settings(BaseSettings):
     shards: Shards = Shards()
     retention: Retention = Retention()
     reconciler: Reconciler = Reconciler()
+    webhooks: Webhooks = Webhooks()
     api: Api = Api()
     worker: Worker = Worker()
     flower: Flower = Flower()

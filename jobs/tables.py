@@ -2,6 +2,7 @@
 
     projects ─ api_keys, call_budgets, calls, turns
         ├ uploads ─ files                  a part is a file that nobody sees
+        ├ webhook_endpoints ─ webhook_deliveries    one message for each batch that ended
         └ files ─ lines                    a file is its lines, byte for byte
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
@@ -337,6 +338,67 @@ calls = Table(
     _moment("created_at", required=True),
     Index("calls_are_forgotten", "created_at"),
     Index("calls_of_an_object", "object_id"),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event_types", ARRAY(Text), nullable=False),
+    # Not hashed: each message is signed with it.
+    Column("secret", Text, nullable=False),
+    # Signs too, until then.
+    Column("previous_secret", Text),
+    _moment("previous_secret_until"),
+    _moment("created_at", required=True),
+    _moment("updated_at", required=True),
+    # It answered that it is gone; nothing is sent until its URL is set again.
+    _moment("disabled_at"),
+    # No courier is at it after this time. The one that has waited longest is next.
+    _moment("free_at", required=True),
+    UniqueConstraint("project_id", "id", name="webhook_endpoints_belong_to_one_project"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    # On the wire: `webhook-id`, and the `id` of the event.
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, nullable=False),
+    Column("endpoint_id", Text, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    _moment("created_at", required=True),
+    # When it is due; null once it is over.
+    _moment("next_at"),
+    # Raised when an attempt begins; what is noted about an attempt names it.
+    _count("attempts"),
+    _moment("attempted_at"),
+    # What came of the last attempt: the answer's status, or why there was none.
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    _moment("delivered_at"),
+    _moment("given_up_at"),
+    ForeignKeyConstraint(
+        ["project_id", "endpoint_id"],
+        ["webhook_endpoints.project_id", "webhook_endpoints.id"],
+        name="webhook_deliveries_go_to_endpoints_of_their_project",
+        ondelete="CASCADE",
+    ),
+    ForeignKeyConstraint(
+        ["project_id", "batch_id"],
+        ["batches.project_id", "batches.id"],
+        name="webhook_deliveries_tell_of_batches_of_their_project",
+    ),
+    CheckConstraint(
+        "num_nonnulls(next_at, delivered_at, given_up_at) = 1", name="webhook_delivery_waits_or_came_or_was_given_up"
+    ),
+    Index("webhook_deliveries_that_wait", "endpoint_id", "next_at", postgresql_where=text("next_at IS NOT NULL")),
+    Index("webhook_deliveries_are_listed_newest_first", "endpoint_id", "created_at", "id"),
+    Index("webhook_deliveries_are_forgotten", "created_at"),
 )
 
 workers = Table(

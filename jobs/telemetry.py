@@ -34,8 +34,9 @@ def configure(level: str, process: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
-    # A line for each request that the engine is asked.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # A line for each request that the engine is asked; and with whom webhooks speak.
+    for library in ("httpx2", "httpcore2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(process=process)
 
 

@@ -5,13 +5,14 @@ Triggers check the same rules once more (migration 0001).
 
 from sqlalchemy import Connection, func, text, update
 
+from jobs import outbox
 from jobs.errors import StateConflict
-from jobs.states import BatchStatus, is_legal
+from jobs.states import TERMINAL, BatchStatus, is_legal
 from jobs.tables import batches
 
 
 def move(connection: Connection, batch_id: str, before: BatchStatus, after: BatchStatus) -> None:
-    """Set the status and its time.
+    """Set the status and its time; with a terminal one, write the messages to the webhooks that want to know.
 
     Raises:
         StateConflict: the batch is not in `before` any more, or the step is not legal.
@@ -27,6 +28,8 @@ def move(connection: Connection, batch_id: str, before: BatchStatus, after: Batc
     if not connection.execute(statement).rowcount:
         message = f"The batch is no longer '{before}'."
         raise StateConflict(message)
+    if after in TERMINAL:
+        outbox.announce(connection, batch_id, after)
 
 
 def stop_queued(connection: Connection, batch_id: str) -> None:

@@ -17,12 +17,14 @@ def worker() -> int:
 
 
 def reconciler() -> int:
-    """Run the reconciler: takes back the work of dead workers, ends batches. Any number may run."""
+    """Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks. Any number may run."""
+    from workers.courier import Courier
     from workers.reconciler import Reconciler
 
     configuration = settings.load()
     telemetry.configure(configuration.log_level, "reconciler")
-    Reconciler(configuration).run()
+    with Courier(configuration):
+        Reconciler(configuration).run()
     return 0
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import db, dispatch, idempotency, leases, lifecycle, retention, telemetry
+from jobs import db, dispatch, idempotency, leases, lifecycle, outbox, retention, telemetry
 from jobs.settings import Settings
 
 log = telemetry.get_logger(__name__)
@@ -44,9 +44,12 @@ class Reconciler:
         """Do everything that is due, unless another reconciler is at it; return whether this one was."""
         with self._alone() as alone:
             if alone:
-                for step in (self._recover, self._settle, self._hint, self._sweep_files, self._forget_calls):
+                for step in self._steps():
                     self._attempt(step)
             return alone
+
+    def _steps(self) -> tuple[Callable[[], None], ...]:
+        return (self._recover, self._settle, self._hint, self._sweep_files, self._forget_calls, self._forget_messages)
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -94,6 +97,10 @@ class Reconciler:
     def _forget_calls(self) -> None:
         with db.transaction(self._database) as connection:
             idempotency.forget(connection)
+
+    def _forget_messages(self) -> None:
+        with db.transaction(self._database) as connection:
+            outbox.forget(connection, keep_seconds=self._settings.webhooks.keep_seconds)
 
     def _sweep_files(self) -> None:
         swept = 0

@@ -130,7 +130,13 @@ class Stack:
                 environment=environment,
                 grace_seconds=self._settings.api.drain_seconds + 5,
             ),
-            Program("reconciler", promptmill("reconciler"), ready_event="reconciler_ready", environment=environment),
+            Program(
+                "reconciler",
+                promptmill("reconciler"),
+                ready_event="reconciler_ready",
+                environment=environment,
+                grace_seconds=self._settings.webhooks.timeout_seconds + 5,
+            ),
             Program(
                 "worker",
                 promptmill("worker"),

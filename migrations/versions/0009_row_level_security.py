@@ -23,6 +23,8 @@ GRANTS = {
     "shards": "SELECT, INSERT, UPDATE",
     "results": "SELECT",
     "calls": "SELECT, INSERT, UPDATE, DELETE",
+    "webhook_endpoints": "SELECT, INSERT, UPDATE, DELETE",
+    "webhook_deliveries": "SELECT, INSERT, UPDATE, DELETE",
 }
 POLICIES = {
     "projects": f"id = {MINE}",
@@ -31,6 +33,8 @@ POLICIES = {
     "batches": f"project_id = {MINE}",
     "shards": f"project_id = {MINE}",
     "calls": f"project_id = {MINE}",
+    "webhook_endpoints": f"project_id = {MINE}",
+    "webhook_deliveries": f"project_id = {MINE}",
     # These have no project of their own: their parents' policies decide.
     "lines": "EXISTS (SELECT FROM files f WHERE f.id = file_id)",
     "requests": "EXISTS (SELECT FROM batches b WHERE b.id = batch_id)",

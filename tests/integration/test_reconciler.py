@@ -6,7 +6,8 @@ import services
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from jobs import db
+from jobs import db, webhooks
+from jobs.protocol import WebhookEndpointCreate
 from jobs.settings import Settings
 from workers.keeper import LeaseKeeper
 from workers.reconciler import LOCK, Reconciler
@@ -61,6 +62,20 @@ def test_a_batch_that_cannot_be_ended_holds_up_no_other(
     monkeypatch.setattr(reconciler, "_settle_one", settle)
     reconciler.sweep()
     assert (domain.batch(stuck).status, domain.batch(done).status) == ("in_progress", "completed")
+
+
+def test_a_sweep_forgets_old_messages_to_webhooks(domain: Any, reconciler: Reconciler) -> None:
+    with db.transaction(domain.engine) as connection:
+        new = WebhookEndpointCreate(url="https://receiver.example.com")
+        webhooks.create(connection, domain.project_id, new, Settings().webhooks)
+    for _ in range(2):
+        domain.create("file-unknown")
+    domain.execute(
+        "UPDATE webhook_deliveries SET created_at = app_now() - interval '31 days' "
+        "WHERE id = (SELECT min(id) FROM webhook_deliveries)"
+    )
+    reconciler.sweep()
+    assert domain.execute("SELECT count(*) FROM webhook_deliveries") == [(1,)]
 
 
 def test_heartbeats_survive_whatever_a_beat_raises(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:

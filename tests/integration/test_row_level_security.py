@@ -25,6 +25,9 @@ def theirs(domain: Any, http: TestClient) -> Client:
 
 
 def filled(domain: Any, client: Client) -> Client:
+    hook = {"url": "https://example.com/hook"}
+    assert client.call("POST", "/v1/webhook_endpoints", json=hook).status_code == 200
+    client.create(input_file_id="file-nope")
     batch_id = client.batch_id()
     client.headers |= {"idempotency-key": "k"}
     client.upload(numbered(2))

@@ -21,6 +21,8 @@ from jobs.states import BatchStatus
 Route = tuple[str, str]
 # What is sent in parts here.
 PART = numbered(2)
+HOOK = {"url": "https://example.com/hook"}
+STATES = ("used", "disabled")
 
 
 @dataclass
@@ -99,13 +101,15 @@ def uploads_in_every_state(domain: Any, owner: Client) -> tuple[dict[str, str], 
 @pytest.fixture
 def world(domain: Any, http: TestClient) -> World:
     owner = another(domain.engine, http, "theirs")
+    webhooks = {state: str(owner.call("POST", "/v1/webhook_endpoints", json=HOOK).json()["id"]) for state in STATES}
+    domain.execute("UPDATE webhook_endpoints SET disabled_at = app_now() WHERE id = :id", id=webhooks["disabled"])
     made = batches_in_every_state(domain, owner)
     assert set(made) == {str(status) for status in BatchStatus}
     uploads, parts = uploads_in_every_state(domain, owner)
     files = files_in_every_state(domain, owner, made) | {
         f"part of {state} upload": each for state, each in parts.items()
     }
-    objects = {"batch": made, "file": files, "upload": uploads, "part": parts}
+    objects = {"batch": made, "file": files, "upload": uploads, "part": parts, "webhook": webhooks}
     return World(owner, another(domain.engine, http, "mine"), objects)
 
 
@@ -199,6 +203,26 @@ def complete_upload(world: World) -> None:
     assert answers[0][0] == 400
 
 
+def create_webhook(world: World) -> None:
+    """An Idempotency-Key of one project is nothing to another, and what it is told is its own."""
+    made = set()
+    for client in (world.owner, world.stranger):
+        client.headers |= {"idempotency-key": "k"}
+        made.add(client.call("POST", "/v1/webhook_endpoints", json=HOOK).json()["id"])
+    assert len(made) == 2
+
+
+def deliveries(world: World) -> None:
+    path = "/v1/webhook_endpoints/{endpoint_id}/deliveries"
+    by_id("GET", path, "webhook")(world)
+    own = world.stranger.call("POST", "/v1/webhook_endpoints", json=HOOK).json()["id"]
+    endpoint_id = world.ids["webhook"]["used"]
+    theirs = world.owner.call("GET", path.format(endpoint_id=endpoint_id)).json()["data"]
+    assert theirs, "there is something to be seen"
+    refused = world.stranger.call("GET", f"{path.format(endpoint_id=own)}?after={theirs[0]['id']}")
+    assert refused.status_code == 404
+
+
 CASES: dict[Route, Callable[[World], None]] = {
     ("POST", "/v1/files"): create_file,
     ("GET", "/v1/files"): listing("/v1/files", "file"),
@@ -215,6 +239,20 @@ CASES: dict[Route, Callable[[World], None]] = {
     ("GET", "/v1/batches"): listing("/v1/batches", "batch"),
     ("GET", "/v1/batches/{batch_id}"): by_id("GET", "/v1/batches/{batch_id}", "batch"),
     ("POST", "/v1/batches/{batch_id}/cancel"): by_id("POST", "/v1/batches/{batch_id}/cancel", "batch"),
+    ("POST", "/v1/webhook_endpoints"): create_webhook,
+    ("GET", "/v1/webhook_endpoints"): listing("/v1/webhook_endpoints", "webhook"),
+    ("GET", "/v1/webhook_endpoints/{endpoint_id}"): by_id("GET", "/v1/webhook_endpoints/{endpoint_id}", "webhook"),
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}"): by_id(
+        "POST", "/v1/webhook_endpoints/{endpoint_id}", "webhook", json={"name": "mine now"}
+    ),
+    ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): by_id(
+        "DELETE", "/v1/webhook_endpoints/{endpoint_id}", "webhook"
+    ),
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret"): by_id(
+        "POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret", "webhook", json={}
+    ),
+    ("GET", "/v1/webhook_endpoints/{endpoint_id}/deliveries"): deliveries,
+    ("GET", "/v1/webhook_event_types"): nobody_is_told("/v1/webhook_event_types"),
     # What workers serve is the same for everybody.
     ("GET", "/v1/models"): nobody_is_told("/v1/models"),
     ("GET", "/v1/models/{model}"): nobody_is_told("/v1/models/scripted"),
@@ -242,7 +280,9 @@ def test_another_projects_objects_do_not_exist(world: World, route: Route) -> No
 
 
 def snapshot(world: World) -> dict[str, Any]:
-    listed = [world.owner.call("GET", path).json()["data"] for path in ("/v1/files", "/v1/batches")]
+    listed = [
+        world.owner.call("GET", path).json()["data"] for path in ("/v1/files", "/v1/batches", "/v1/webhook_endpoints")
+    ]
     return {each["id"]: each for data in listed for each in data}
 
 
@@ -266,6 +306,8 @@ def test_every_route_but_the_health_checks_needs_a_key_and_a_scope(domain: Any, 
         (Scope.BATCHES_READ, {("GET", "/v1/batches")}),
         (Scope.BATCHES_WRITE, {("POST", "/v1/batches"), ("POST", "/v1/batches/x/cancel")}),
         (Scope.MODELS_READ, {("GET", "/v1/models")}),
+        (Scope.WEBHOOKS_READ, {("GET", "/v1/webhook_endpoints")}),
+        (Scope.WEBHOOKS_WRITE, {("POST", "/v1/webhook_endpoints")}),
     ],
 )
 def test_a_scope_opens_its_routes_and_no_other(
@@ -275,6 +317,7 @@ def test_a_scope_opens_its_routes_and_no_other(
     calls = {
         *(("GET", "/v1/files"), ("POST", "/v1/files"), ("DELETE", "/v1/files/x"), ("GET", "/v1/batches")),
         *(("POST", "/v1/batches"), ("POST", "/v1/batches/x/cancel"), ("GET", "/v1/models")),
+        *(("GET", "/v1/webhook_endpoints"), ("POST", "/v1/webhook_endpoints")),
     }
     assert {call for call in calls if client.call(*call).status_code != 403} == allowed
 
