@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from jobs.protocol import CHAT, COMPLETIONS, BatchError
+from jobs.protocol import CHAT, COMPLETIONS, MESSAGES, BatchError
 
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 REQUIRED = ("custom_id", "method", "url", "body")
 # What each endpoint cannot do without, and the type of it.
-PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt"}
+PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt", MESSAGES: "messages"}
 
 
 class Body(msgspec.Struct):

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.states import BatchStatus
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-BATCH_ENDPOINTS = (CHAT, COMPLETIONS)
+CHAT, COMPLETIONS, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
+BATCH_ENDPOINTS = (CHAT, COMPLETIONS, MESSAGES)
 # How long a file may be asked to live, seconds.
 MIN_LIFE_SECONDS, MAX_LIFE_SECONDS = 3_600, 2_592_000
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from jobs.errors import EngineFatal, RequestRejected
-from jobs.protocol import CHAT
+from jobs.protocol import CHAT, COMPLETIONS, MESSAGES
 from workers.engines.base import Body, ProgressWatch
 
 MODEL = "scripted"
@@ -59,7 +59,7 @@ class ScriptedEngine:
 
 
 def _prompt(endpoint: str, body: Body) -> str:
-    prompt = body["messages"][-1]["content"] if endpoint == CHAT else body["prompt"]
+    prompt = body["prompt"] if endpoint == COMPLETIONS else body["messages"][-1]["content"]
     if not isinstance(prompt, str):
         message = "Only text is scripted."
         raise RequestRejected(message, param="messages")
@@ -68,6 +68,17 @@ def _prompt(endpoint: str, body: Body) -> str:
 
 def _response(endpoint: str, body: Body, text: str) -> Body:
     words = len(text.split())
+    if endpoint == MESSAGES:
+        return {
+            "id": "msg_scripted",
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": words, "output_tokens": words},
+        }
     choice: Body = {"index": 0, "finish_reason": "stop", "logprobs": None}
     if endpoint == CHAT:
         choice["message"] = {"role": "assistant", "content": text}
