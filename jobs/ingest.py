@@ -8,6 +8,7 @@ leaves behind, `discard` or the reconciler removes.
 """
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -48,11 +49,17 @@ class _Summary:
 
 
 class Ingest:
-    """One upload. `feed` every chunk in order, then `finish`; on any error `discard`."""
+    """One upload. `feed` every chunk in order, then `finish`; on any error `discard`.
 
-    def __init__(self, engine: Engine, limits: Limits, project_id: str) -> None:
+    What is wrong with a line is kept for the batches made from the file, unless `refuse` is given: that is called
+    with the first problem and raises, so that no file comes of it.
+    """
+
+    def __init__(
+        self, engine: Engine, limits: Limits, project_id: str, *, refuse: Callable[[BatchError], None] | None = None
+    ) -> None:
         self.file_id = ids.new_file_id()
-        self._engine, self._limits, self._project_id = engine, limits, project_id
+        self._engine, self._limits, self._project_id, self._refuse = engine, limits, project_id, refuse
         self._sum = _Summary()
         self._sha256 = hashlib.sha256()
         # The line that has no end yet, in pieces: a long one is put together once.
@@ -86,10 +93,19 @@ class Ingest:
             self._line(self._take_open(), b"\n")
             self._open, self._open_bytes = [following], len(following)
 
-    def finish(self, call: Call, *, filename: str, purpose: str, expires_after_seconds: int | None) -> str:
+    def finish(
+        self,
+        call: Call,
+        *,
+        filename: str,
+        purpose: str,
+        expires_after_seconds: int | None,
+        then: Callable[[Connection, str], str] | None = None,
+    ) -> str:
         """Make the file visible and return its id; of a call that was made before, return the file that it made.
 
-        Its bytes are committed.
+        Its bytes are committed. With `then`, what that makes of the file in the same transaction is the call's object:
+        it gets the file's id and returns its own.
 
         Raises:
             InvalidRequest: the file holds no request.
@@ -108,10 +124,11 @@ class Ingest:
         fingerprint = hashlib.sha256(self._sha256.digest() + asked).digest()
         with db.transaction(self._engine) as connection:
             publish = partial(self._publish, connection, filename, purpose, expires_after_seconds)
-            file_id, is_new = idempotency.once(connection, call, fingerprint, publish)
+            make = publish if then is None else lambda: then(connection, publish())
+            object_id, is_new = idempotency.once(connection, call, fingerprint, make)
         if not is_new:
             self.discard()
-        return file_id
+        return object_id
 
     def discard(self) -> None:
         """Remove what was written. Does nothing after `finish`."""
@@ -176,6 +193,8 @@ class Ingest:
             self._sum.models.add(line.body.model)
 
     def _problem(self, problem: lines.LineProblem) -> None:
+        if self._refuse is not None:
+            self._refuse(problem.at(self._sum.line_no))
         if self._sum.requests == 1 and problem.code == "invalid_json_line":
             message = f"Invalid file format for Batch API. Must be .jsonl. {problem.message}"
             raise InvalidRequest(message, param="file", code="invalid_file_format")
@@ -185,7 +204,10 @@ class Ingest:
     def _too_many(self) -> None:
         if self._sum.requests == self._limits.max_requests + 1:
             message = f"The file has more than {self._limits.max_requests} requests."
-            self._sum.problems.append(BatchError(code="too_many_tasks", message=message))
+            problem = BatchError(code="too_many_tasks", message=message)
+            if self._refuse is not None:
+                self._refuse(problem)
+            self._sum.problems.append(problem)
 
     def _pack(self, custom_id: str | None, content: bytes, end: bytes) -> None:
         key = pgcopy.NULL if custom_id is None else pgcopy.field(custom_id.encode())
