@@ -8,9 +8,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from api import errors
+from api.anthropic_errors import AnthropicErrors
 from api.context import Context
 from api.middleware import BodyLimit, RequestIds
-from api.routes import batches, files, health, models
+from api.routes import batches, files, health, messages, models
 from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
@@ -27,11 +28,12 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Promptmill", version=version("promptmill"), docs_url=None, redoc_url=None)
     database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
     app.state.context = Context(settings, database, Dispatcher(database, settings))
-    for module in (files, batches, models, health):
+    for module in (files, batches, messages, models, health):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestIds)
+    app.add_middleware(AnthropicErrors)
     return app
 
 

@@ -50,7 +50,10 @@ async def _caller(request: Request, context: Here) -> Caller:
         AuthenticationFailed: no key, or not one of ours.
     """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key:
+    if scheme.lower() != "bearer":
+        # Where clients of Anthropic's API have it.
+        key = request.headers.get("x-api-key", "")
+    if not key:
         message = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
         raise AuthenticationFailed(message)
     return await context.transaction(lambda connection: keys.authenticate(connection, key.strip()))

@@ -16,7 +16,7 @@ log = telemetry.get_logger(__name__)
 
 # Far above any batch; files are bounded where they are read.
 MAX_BODY_BYTES = 1_000_000
-UPLOAD = ("POST", "/v1/files")
+UPLOADS = (("POST", "/v1/files"), ("POST", "/v1/messages/batches"))
 
 
 class BodyLimit:
@@ -26,7 +26,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"], scope["path"]) == UPLOAD:
+        if scope["type"] != "http" or (scope["method"], scope["path"]) in UPLOADS:
             await self._app(scope, receive, send)
             return
         received, answered = 0, False
