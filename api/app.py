@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from api import errors, openapi
+from api.anthropic_errors import AnthropicErrors
 from api.context import Context
 from api.middleware import BodyBounds, RequestIds
-from api.routes import batches, files, health, models, uploads, webhooks
+from api.routes import batches, files, health, messages, models, uploads, webhooks
 from jobs import db, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
@@ -37,12 +38,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
     app.state.context = Context(settings, database, Dispatcher(database, settings))
-    for module in (files, uploads, batches, models, webhooks, health):
+    for module in (files, uploads, batches, messages, models, webhooks, health):
         app.include_router(module.router)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyBounds, settings=settings.api)
     app.add_middleware(RequestIds)
+    app.add_middleware(AnthropicErrors)
     return app
 
 

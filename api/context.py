@@ -53,7 +53,10 @@ async def _caller(request: Request, needs: SecurityScopes, context: Here) -> Cal
         QuotaExceeded: the project had its calls of this minute.
     """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key:
+    if scheme.lower() != "bearer":
+        # Where clients of Anthropic's API have it.
+        key = request.headers.get("x-api-key", "")
+    if not key:
         message = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
         raise AuthenticationFailed(message)
     default = context.settings.limits.quotas.calls_per_minute

@@ -46,6 +46,7 @@ _TAGS = {
     "uploads": "Files that are sent in parts.",
     "files": "Input files, and the output and error files of batches.",
     "batches": "Runs of many requests.",
+    "message batches": "Anthropic's Message Batches, on the same jobs.",
     "webhooks": "Receivers that are told when batches end.",
     "models": "What the workers serve.",
     "health": "For load balancers and supervisors.",

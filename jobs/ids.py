@@ -2,6 +2,8 @@
 
 The output and error file of a batch are named after it, `file-<batch>-output` and `file-<batch>-error`:
 publishing them twice gives the same file, and they can be read before the batch has ended.
+
+Batch `batch_<digits>` is `msgbatch_<digits>` where Anthropic's API is served.
 """
 
 import re
@@ -10,6 +12,8 @@ from typing import Literal
 
 ResultKind = Literal["output", "error"]
 RESULT_KINDS: tuple[ResultKind, ...] = ("output", "error")
+BATCH_PREFIX, MESSAGE_BATCH_PREFIX = "batch_", "msgbatch_"
+_MESSAGE_BATCH = re.compile(f"{MESSAGE_BATCH_PREFIX}([0-9a-f]{{32}})")
 _RESULT_FILE = re.compile(r"file-([0-9a-f]{32})-(output|error)")
 
 
@@ -26,7 +30,7 @@ def new_part_id() -> str:
 
 
 def new_batch_id() -> str:
-    return f"batch_{secrets.token_hex(16)}"
+    return f"{BATCH_PREFIX}{secrets.token_hex(16)}"
 
 
 def new_shard_id() -> str:
@@ -63,3 +67,14 @@ def parse_result_file_id(file_id: str) -> tuple[str, ResultKind] | None:
     if not (match := _RESULT_FILE.fullmatch(file_id)):
         return None
     return f"batch_{match[1]}", "output" if match[2] == "output" else "error"
+
+
+def message_batch_id(batch_id: str) -> str:
+    """Return the name of a batch as a message batch."""
+    return MESSAGE_BATCH_PREFIX + batch_id.removeprefix(BATCH_PREFIX)
+
+
+def parse_message_batch_id(message_batch_id: str) -> str | None:
+    """Return the batch id, or None when the id cannot be a message batch's."""
+    match = _MESSAGE_BATCH.fullmatch(message_batch_id)
+    return f"{BATCH_PREFIX}{match[1]}" if match else None

@@ -7,11 +7,12 @@ No transaction is open while the client sends.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from jobs import db, files, idempotency, ids
 from jobs.blocks import Blocks
@@ -19,7 +20,7 @@ from jobs.errors import InvalidRequest, PayloadTooLarge
 from jobs.files import NewFile
 from jobs.idempotency import Call
 from jobs.jsonl import Lines
-from jobs.protocol import BATCH_PURPOSE
+from jobs.protocol import BATCH_PURPOSE, BatchError
 from jobs.raw import Pieces
 from jobs.settings import Limits
 
@@ -53,7 +54,9 @@ class Measure:
 class Ingest:
     """One upload. `feed` every chunk in order, then `finish`; on any error `discard`.
 
-    It may be as large as its purpose allows, unless `max_bytes` is given.
+    It may be as large as its purpose allows, unless `max_bytes` is given. What is wrong with a line is kept for the
+    batches made from the file, unless `refuse` is given: that is called with the first problem and raises, so that no
+    file comes of it.
     """
 
     def __init__(
@@ -64,10 +67,11 @@ class Ingest:
         purpose: str = BATCH_PURPOSE,
         *,
         max_bytes: int | None = None,
+        refuse: Callable[[BatchError], None] | None = None,
     ) -> None:
         self.file_id = ids.new_file_id()
         self._engine, self._limits, self._max_bytes = engine, limits, max_bytes
-        self._project_id = project_id
+        self._project_id, self._refuse = project_id, refuse
         self._blocks = Blocks(engine, project_id, self.file_id)
         self.expect(purpose)
 
@@ -79,7 +83,7 @@ class Ingest:
         """
         files.check_purpose(purpose)
         self._purpose, is_batch = purpose, purpose == BATCH_PURPOSE
-        self._reader = Lines(self._blocks, self._limits) if is_batch else Pieces(self._blocks)
+        self._reader = Lines(self._blocks, self._limits, self._refuse) if is_batch else Pieces(self._blocks)
         usual = self._limits.max_file_bytes if is_batch else self._limits.max_raw_file_bytes
         self._measure = Measure(self._max_bytes or usual, "file")
 
@@ -114,10 +118,19 @@ class Ingest:
             summary,
         )
 
-    def finish(self, call: Call, *, filename: str, purpose: str, expires_after_seconds: int | None) -> str:
+    def finish(
+        self,
+        call: Call,
+        *,
+        filename: str,
+        purpose: str,
+        expires_after_seconds: int | None,
+        then: Callable[[Connection, str], str] | None = None,
+    ) -> str:
         """Make the file visible and return its id; of a call that was made before, return the file that it made.
 
-        Its bytes are committed.
+        Its bytes are committed. With `then`, what that makes of the file in the same transaction is the call's object:
+        it gets the file's id and returns its own.
 
         Raises:
             InvalidRequest: the file holds nothing, or was read for another purpose.
@@ -129,12 +142,13 @@ class Ingest:
         new = self.close(filename, expires_after_seconds)
         asked = f"{filename}\n{purpose}\n{expires_after_seconds}".encode()
         fingerprint = hashlib.sha256(new.sha256 + asked).digest()
-        with db.transaction(self._engine) as connection:
+        with db.transaction(self._engine, self._project_id) as connection:
             publish = partial(files.publish, connection, new, self._limits.quotas)
-            file_id, is_new = idempotency.once(connection, call, fingerprint, publish)
+            make = publish if then is None else lambda: then(connection, publish())
+            object_id, is_new = idempotency.once(connection, call, fingerprint, make)
         if not is_new:
             self.discard()
-        return file_id
+        return object_id
 
     def discard(self) -> None:
         """Remove what was written. Does nothing once the file is visible."""

@@ -1,5 +1,6 @@
 """Reads a file of requests as it arrives: cut at line feeds, each line checked, and what the file holds summed up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jobs import embedding_inputs, lines
@@ -25,10 +26,10 @@ class Summary:
 
 
 class Lines:
-    """The lines of one file, a row each. `feed` every chunk in order, then `end`."""
+    """The lines of one file, a row each. `feed` every chunk in order, then `end`. `refuse` gets what is wrong first."""
 
-    def __init__(self, blocks: Blocks, limits: Limits) -> None:
-        self._blocks, self._limits = blocks, limits
+    def __init__(self, blocks: Blocks, limits: Limits, refuse: Callable[[BatchError], None] | None = None) -> None:
+        self._blocks, self._limits, self._refuse = blocks, limits, refuse
         self._sum = Summary()
         self._line_no = 0
         self._first_lines: dict[str, int] = {}
@@ -120,9 +121,16 @@ class Lines:
         self._embedding_inputs += embedding_inputs.count(line)
         if before <= most < self._embedding_inputs:
             message = f"The file has more than {most} embedding inputs."
-            self._sum.problems.append(BatchError(code="too_many_tasks", message=message, param="body.input"))
+            self._keep(BatchError(code="too_many_tasks", message=message, param="body.input"))
+
+    def _keep(self, problem: BatchError) -> None:
+        if self._refuse is not None:
+            self._refuse(problem)
+        self._sum.problems.append(problem)
 
     def _problem(self, problem: lines.LineProblem) -> None:
+        if self._refuse is not None:
+            self._refuse(problem.at(self._line_no))
         if self._sum.requests == 1 and problem.code == "invalid_json_line":
             message = f"Invalid file format for Batch API. Must be .jsonl. {problem.message}"
             raise InvalidRequest(message, param="file", code="invalid_file_format")
@@ -132,4 +140,4 @@ class Lines:
     def _too_many(self) -> None:
         if self._sum.requests == self._limits.max_requests + 1:
             message = f"The file has more than {self._limits.max_requests} requests."
-            self._sum.problems.append(BatchError(code="too_many_tasks", message=message))
+            self._keep(BatchError(code="too_many_tasks", message=message))

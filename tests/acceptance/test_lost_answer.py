@@ -3,9 +3,11 @@
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import services
+from anthropic import Anthropic
 from openai import OpenAI
 from payloads import numbered
 
@@ -95,3 +97,12 @@ def test_a_file_in_parts_survives_every_lost_answer(stack: services.Stack, losin
         assert upload.file
         assert [each.id for each in sdk.files.list()] == [upload.file.id]
         assert sdk.files.content(upload.file.id).content == data
+
+
+def test_a_lost_answer_makes_no_second_message_batch(stack: services.Stack, losing: Losing) -> None:
+    params = {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]}
+    requests: Any = [{"custom_id": "a", "params": params}]
+    with Anthropic(base_url=f"http://127.0.0.1:{losing.port}", api_key=stack.key(), max_retries=2) as sdk:
+        batch = sdk.messages.batches.create(requests=requests)
+        assert losing.lost == 1
+        assert [each.id for each in sdk.messages.batches.list()] == [batch.id]

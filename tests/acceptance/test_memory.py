@@ -2,8 +2,10 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import services
+from anthropic import Anthropic
 from clients import User
 from memory import Peak
 from payloads import numbered
@@ -78,3 +80,21 @@ def memory_above_idle(stack: services.Stack, data: bytes) -> int:
 def pieces(user: User, file_id: str) -> Iterator[bytes]:
     with user.sdk.files.with_streaming_response.content(file_id) as response:
         yield from response.iter_bytes()
+
+
+def test_a_message_batch_of_100_megabytes_takes_little_memory(stack: services.Stack) -> None:
+    process = stack.api()
+    stack.know_model("scripted")
+    params = {
+        "model": "scripted",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "long winter night " * 200}],
+    }
+    requests: Any = [{"custom_id": f"row-{number}", "params": params} for number in range(28_000)]
+    address = stack.base_url.removesuffix("/v1")
+    with Anthropic(base_url=address, api_key=stack.key(), max_retries=0) as sdk:
+        sdk.messages.batches.create(requests=requests[:1])
+        with Peak(process.popen.pid) as peak:
+            batch = sdk.messages.batches.create(requests=requests)
+    assert batch.request_counts.processing == 28_000
+    assert peak.peak - peak.idle < LIMIT_BYTES / 2

@@ -14,7 +14,7 @@ from payloads import CHAT, numbered
 from starlette.testclient import TestClient
 from web import Client, another
 
-from jobs import batches, db, ids
+from jobs import batches, db, ids, leases
 from jobs.keys import Scope
 from jobs.states import BatchStatus
 
@@ -23,6 +23,9 @@ Route = tuple[str, str]
 PART = numbered(2)
 HOOK = {"url": "https://example.com/hook"}
 STATES = ("used", "disabled")
+MESSAGES = "/v1/messages/batches"
+MESSAGE = {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+MESSAGE_BATCH = {"requests": [{"custom_id": f"row-{number}", "params": MESSAGE} for number in range(3)]}
 
 
 @dataclass
@@ -98,6 +101,26 @@ def uploads_in_every_state(domain: Any, owner: Client) -> tuple[dict[str, str], 
     return made, parts
 
 
+def message_batches_in_every_state(domain: Any, owner: Client) -> dict[str, str]:
+    made = {}
+    for state, lines in (("in_progress", []), ("canceling", []), ("canceled", [1]), ("ended", [1, 2, 3])):
+        made[state] = str(owner.call("POST", MESSAGES, json=MESSAGE_BATCH).json()["id"])
+        batch_id = made[state].replace("msgbatch_", "batch_")
+        if lines:
+            domain.write(domain.claim_soon(domain.shards(batch_id)[0].id), lines)
+        if state in ("canceling", "canceled"):
+            owner.call("POST", f"{MESSAGES}/{made[state]}/cancel")
+        if state == "canceled":
+            domain.execute(
+                "UPDATE shards SET lease_until = app_now() - interval '1 s' WHERE batch_id = :id", id=batch_id
+            )
+            with db.transaction(domain.engine) as connection:
+                leases.recover(connection)
+        if state in ("canceled", "ended"):
+            assert domain.settle(batch_id)
+    return made
+
+
 @pytest.fixture
 def world(domain: Any, http: TestClient) -> World:
     owner = another(domain.engine, http, "theirs")
@@ -110,13 +133,16 @@ def world(domain: Any, http: TestClient) -> World:
         f"part of {state} upload": each for state, each in parts.items()
     }
     objects = {"batch": made, "file": files, "upload": uploads, "part": parts, "webhook": webhooks}
+    objects["message batch"] = message_batches_in_every_state(domain, owner)
     return World(owner, another(domain.engine, http, "mine"), objects)
 
 
 def seen(response: Any, object_id: str) -> Any:
     """Return all that a caller can tell from a response, but for the id that it named itself."""
-    headers = {name: value for name, value in response.headers.items() if name not in ("x-request-id", "date")}
-    return response.status_code, response.text.replace(object_id, "ID"), headers
+    own = ("x-request-id", "request-id", "date")
+    headers = {name: value for name, value in response.headers.items() if name not in own}
+    text = response.text.replace(object_id, "ID").replace(response.headers["x-request-id"], "REQUEST")
+    return response.status_code, text, headers
 
 
 def same_as_unknown(kind: str, call: Callable[[Client, str], Any]) -> Callable[[World], None]:
@@ -138,9 +164,9 @@ def by_id(method: str, path: str, kind: str, **options: Any) -> Callable[[World]
     return same_as_unknown(kind, lambda client, object_id: client.call(method, f"{start}{object_id}{end}", **options))
 
 
-def listing(path: str, kind: str) -> Callable[[World], None]:
+def listing(path: str, kind: str, after: str = "after") -> Callable[[World], None]:
     """A case: a listing shows nothing, and cannot be entered at another's object."""
-    from_there = same_as_unknown(kind, lambda client, object_id: client.call("GET", f"{path}?after={object_id}"))
+    from_there = same_as_unknown(kind, lambda client, object_id: client.call("GET", f"{path}?{after}={object_id}"))
 
     def check(world: World) -> None:
         assert world.owner.call("GET", path).json()["data"], "there is something to be seen"
@@ -223,6 +249,15 @@ def deliveries(world: World) -> None:
     assert refused.status_code == 404
 
 
+def create_message_batch(world: World) -> None:
+    """An Idempotency-Key of one project is nothing to another."""
+    made = set()
+    for client in (world.owner, world.stranger):
+        client.headers |= {"idempotency-key": "k"}
+        made.add(client.call("POST", MESSAGES, json=MESSAGE_BATCH).json()["id"])
+    assert len(made) == 2
+
+
 CASES: dict[Route, Callable[[World], None]] = {
     ("POST", "/v1/files"): create_file,
     ("GET", "/v1/files"): listing("/v1/files", "file"),
@@ -239,6 +274,12 @@ CASES: dict[Route, Callable[[World], None]] = {
     ("GET", "/v1/batches"): listing("/v1/batches", "batch"),
     ("GET", "/v1/batches/{batch_id}"): by_id("GET", "/v1/batches/{batch_id}", "batch"),
     ("POST", "/v1/batches/{batch_id}/cancel"): by_id("POST", "/v1/batches/{batch_id}/cancel", "batch"),
+    ("POST", MESSAGES): create_message_batch,
+    ("GET", MESSAGES): listing(MESSAGES, "message batch", "after_id"),
+    ("GET", f"{MESSAGES}/{{message_batch_id}}"): by_id("GET", f"{MESSAGES}/{{id}}", "message batch"),
+    ("DELETE", f"{MESSAGES}/{{message_batch_id}}"): by_id("DELETE", f"{MESSAGES}/{{id}}", "message batch"),
+    ("POST", f"{MESSAGES}/{{message_batch_id}}/cancel"): by_id("POST", f"{MESSAGES}/{{id}}/cancel", "message batch"),
+    ("GET", f"{MESSAGES}/{{message_batch_id}}/results"): by_id("GET", f"{MESSAGES}/{{id}}/results", "message batch"),
     ("POST", "/v1/webhook_endpoints"): create_webhook,
     ("GET", "/v1/webhook_endpoints"): listing("/v1/webhook_endpoints", "webhook"),
     ("GET", "/v1/webhook_endpoints/{endpoint_id}"): by_id("GET", "/v1/webhook_endpoints/{endpoint_id}", "webhook"),
@@ -280,9 +321,8 @@ def test_another_projects_objects_do_not_exist(world: World, route: Route) -> No
 
 
 def snapshot(world: World) -> dict[str, Any]:
-    listed = [
-        world.owner.call("GET", path).json()["data"] for path in ("/v1/files", "/v1/batches", "/v1/webhook_endpoints")
-    ]
+    paths = ("/v1/files", "/v1/batches", "/v1/webhook_endpoints", MESSAGES)
+    listed = [world.owner.call("GET", path).json()["data"] for path in paths]
     return {each["id"]: each for data in listed for each in data}
 
 
@@ -293,7 +333,7 @@ def test_every_route_but_the_health_checks_needs_a_key_and_a_scope(domain: Any, 
         assert anonymous.call(method, path).status_code == 401, (method, path)
         refused = powerless.call(method, path)
         assert refused.status_code == 403, (method, path)
-        assert refused.json()["error"]["code"] == "missing_scope"
+        assert "missing_scope" in refused.text
     for method, path in WITHOUT_KEY:
         assert http.request(method, path).status_code == 200
 
