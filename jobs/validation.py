@@ -25,7 +25,7 @@ def problems(connection: Connection, source: Row[Any] | None, new: "NewBatch", s
     if source.urls != [new.endpoint] or len(source.models) > 1:
         found += _mismatches(connection, source.id, new.endpoint, settings.limits.max_reported_lines)
     if len(source.models) == 1:
-        found += _unknown_model(connection, source.models[0], settings)
+        found += _unknown_model(connection, source, settings)
     found.sort(key=lambda problem: problem.line or 0)
     return found[: settings.limits.max_reported_lines]
 
@@ -70,8 +70,19 @@ def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterat
         yield BatchError(code="model_mismatch", message=message, param="body.model", line=line_no)
 
 
-def _unknown_model(connection: Connection, model: str, settings: Settings) -> list[BatchError]:
+def _unknown_model(connection: Connection, source: Row[Any], settings: Settings) -> list[BatchError]:
+    """Return a problem for each line, when nobody serves the file's one model."""
+    (model,) = source.models
     if model in fleet.served_models(connection, memory_seconds=settings.retention.model_memory_seconds):
         return []
+    statement = (
+        select(lines.c.line_no)
+        .where(lines.c.file_id == source.id, lines.c.custom_id.is_not(None))
+        .order_by(lines.c.line_no)
+        .limit(settings.limits.max_reported_lines)
+    )
     message = f"The provided model '{model}' is not supported by the Batch API."
-    return [BatchError(code="model_not_found", message=message, param="body.model")]
+    return [
+        BatchError(code="model_not_found", message=message, param="body.model", line=line_no)
+        for line_no in connection.execute(statement).scalars()
+    ]
