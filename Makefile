@@ -4,10 +4,10 @@ UV := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
 READY := .venv/.ready
 
-.PHONY: help setup demo up test test-unit check docs fix bench clean
+.PHONY: help setup demo up test test-unit conformance conformance-requirements check docs fix bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
 
 setup: $(READY) ## Install everything into .venv
 
@@ -30,6 +30,15 @@ test: $(READY) ## Run all tests on real Postgres, Valkey, Celery and a real mode
 
 test-unit: $(READY) ## Run the tests that need no services
 	$(RUN) pytest tests/unit
+
+conformance: $(READY) ## Look at the API with each generation of the openai SDK, and write docs/conformance.md
+	$(RUN) python tests/conformance_run.py
+
+conformance-requirements: $(UV) ## Pin the newest SDK of each generation for `make conformance`
+	cd tests/conformance/requirements && for name in *.in; do \
+		../../../$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
+			--output-file "$${name%.in}.txt" "$$name" || exit 1; \
+	done
 
 check: $(READY) ## Lint, types, layers, generated docs
 	$(RUN) ruff check

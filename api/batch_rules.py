@@ -65,7 +65,7 @@ def _unicode(param: str, text: str) -> None:
 def _one_of(param: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         listed = ", ".join(f"'{each}'" for each in allowed)
-        message = f"Invalid value: '{value}'. Supported values for '{param}' are: {listed}."
+        message = f"Invalid value: '{value}'. Supported values are: {listed}."
         raise InvalidRequest(message, param=param, code="invalid_value")
 
 

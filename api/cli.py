@@ -106,6 +106,30 @@ def _configuration() -> settings.Settings:
     return configuration
 
 
+@app.command()
+def conformance(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="After `--`: options of pytest and of the suite, `--help` shows them.")
+    ] = None,
+    *,
+    base_url: Annotated[str, typer.Option(envvar="OPENAI_BASE_URL", help="The server, as the SDK takes it.")],
+    api_key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", help="A key of the server.")],
+    other_api_key: Annotated[
+        str | None, typer.Option(envvar="OPENAI_OTHER_API_KEY", help="A key of another tenant.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model; the first that the server lists.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where the report goes, in Markdown.")] = None,
+) -> None:
+    """Look at any server of the Batch API with the openai SDK, case by case. Ends with 1 if a case fails."""
+    from api.conformance import run
+
+    server = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": api_key, "OPENAI_OTHER_API_KEY": other_api_key}
+    options = {"--model": model, "--report": report and str(report.absolute())}
+    given = [part for name, value in options.items() if value for part in (name, value)]
+    if not run(ROOT / "tests" / "conformance", server, [*given, *(arguments or [])]):
+        raise typer.Exit(EXIT_FAILED)
+
+
 @key_commands.command("create")
 def create_key(
     *,

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection, Row, select
 
 from jobs import fleet
-from jobs.lines import BOM
+from jobs.lines import BOM, PROMPT_OF
 from jobs.protocol import BATCH_PURPOSE, BatchError
 from jobs.settings import Settings
 from jobs.tables import lines
@@ -24,11 +24,11 @@ def problems(connection: Connection, source: Row[Any] | None, new: "NewBatch", s
     if source.purpose != BATCH_PURPOSE:
         message = f"The purpose of file {new.input_file_id} is '{source.purpose}', not '{BATCH_PURPOSE}'."
         return [BatchError(code="invalid_request", message=message, param="file_id")]
-    found = [BatchError(**problem) for problem in source.problems or ()]
+    found = _with_their_urls(connection, source, new.endpoint)
     if source.urls != [new.endpoint] or len(source.models) > 1:
         found += _mismatches(connection, source.id, new.endpoint, settings.limits.max_reported_lines)
     if len(source.models) == 1:
-        found += _not_served(connection, source.models[0], new.endpoint, settings)
+        found += _not_served(connection, source, new.endpoint, settings)
     found.sort(key=lambda problem: problem.line or 0)
     return found[: settings.limits.max_reported_lines]
 
@@ -41,7 +41,13 @@ class _Target(msgspec.Struct):
     body: Body
 
 
+class _Url(msgspec.Struct):
+    url: str
+
+
 _decode_target = msgspec.json.Decoder(_Target).decode
+_decode_url = msgspec.json.Decoder(_Url).decode
+_PROMPTS = {f"body.{name}" for groups in PROMPT_OF.values() for names in groups for name in names}
 
 
 def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int) -> list[BatchError]:
@@ -64,21 +70,49 @@ def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int) 
     return problems
 
 
+def _with_their_urls(connection: Connection, source: Row[Any], endpoint: str) -> list[BatchError]:
+    """Return the problems found at upload.
+
+    A prompt was judged by the line's own URL; if that is not the batch's endpoint, that is the problem.
+    """
+    found = [BatchError(**problem) for problem in source.problems or ()]
+    doubtful = [problem.line for problem in found if problem.param in _PROMPTS]
+    statement = select(lines.c.line_no, lines.c.content)
+    rows = connection.execute(statement.where(lines.c.file_id == source.id, lines.c.line_no.in_(doubtful)))
+    elsewhere = {row.line_no for row in rows if _decode_url(bytes(row.content).removeprefix(BOM)).url != endpoint}
+    return [_invalid_url(problem.line) if problem.line in elsewhere else problem for problem in found]
+
+
+def _invalid_url(line_no: int | None) -> BatchError:
+    message = "The URL provided for this request does not match the batch endpoint."
+    return BatchError(code="invalid_url", message=message, param="url", line=line_no)
+
+
 def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterator[BatchError]:
     if target.url != endpoint:
-        message = "The URL provided for this request does not match the batch endpoint."
-        yield BatchError(code="invalid_url", message=message, param="url", line=line_no)
+        yield _invalid_url(line_no)
     if target.body.model != model:
         message = f"All requests of a batch must use one model; the first line's is '{model}'."
         yield BatchError(code="model_mismatch", message=message, param="body.model", line=line_no)
 
 
-def _not_served(connection: Connection, model: str, endpoint: str, settings: Settings) -> list[BatchError]:
+def _not_served(connection: Connection, source: Row[Any], endpoint: str, settings: Settings) -> list[BatchError]:
+    """Return a problem for each line, when nobody serves the file's one model at this endpoint."""
+    (model,) = source.models
     memory = settings.retention.model_memory_seconds
     served = fleet.served_endpoints(connection, model, memory_seconds=memory)
     if endpoint in served:
         return []
+    statement = (
+        select(lines.c.line_no)
+        .where(lines.c.file_id == source.id, lines.c.custom_id.is_not(None))
+        .order_by(lines.c.line_no)
+        .limit(settings.limits.max_reported_lines)
+    )
     message = f"The provided model '{model}' is not supported by the Batch API."
     if served:
         message = f"The provided model '{model}' is not served at '{endpoint}', only at: {', '.join(sorted(served))}."
-    return [BatchError(code="model_not_found", message=message, param="body.model")]
+    return [
+        BatchError(code="model_not_found", message=message, param="body.model", line=line_no)
+        for line_no in connection.execute(statement).scalars()
+    ]

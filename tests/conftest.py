@@ -12,6 +12,8 @@ from sqlalchemy import Engine
 from jobs import db, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+# A suite of its own, against a server that it is told: `make conformance`.
+collect_ignore = ["conformance"]
 # A developer's own settings have no say in a test.
 for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
     if not name.startswith(settings.TEST_PREFIX):

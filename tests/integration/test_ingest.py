@@ -91,8 +91,9 @@ def test_mismatches_are_bounded(domain: Any) -> None:
     assert problems(domain, data) == [("model_mismatch", "body.model", line) for line in (2, 3, 4)]
 
 
-def test_a_model_that_nobody_serves_is_named(domain: Any) -> None:
-    assert problems(domain, jsonl([request("a", model="gpt")])) == [("model_not_found", "body.model", None)]
+def test_a_model_that_nobody_serves_is_named_for_each_line(domain: Any) -> None:
+    data = jsonl([request("a", model="gpt")]) + b"\n" + jsonl([request("b", model="gpt")])
+    assert problems(domain, data) == [("model_not_found", "body.model", line) for line in (1, 3)]
 
 
 def test_a_model_that_is_not_served_at_the_endpoint_is_named(domain: Any) -> None:
