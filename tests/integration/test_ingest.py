@@ -111,7 +111,7 @@ def test_endpoints_of_one_worker_are_not_those_of_another(domain: Any) -> None:
     domain.execute("UPDATE workers SET endpoints = '{/v1/embeddings}'")
     with db.transaction(domain.engine) as connection:
         fleet.register(connection, "w", engine="none", models=["other"], endpoints=["/v1/chat/completions"])
-    assert problems(domain, jsonl([request("a")])) == [("model_not_found", "body.model", None)]
+    assert problems(domain, jsonl([request("a")])) == [("model_not_found", "body.model", 1)]
 
 
 def test_a_missing_file_is_an_error_of_the_batch(domain: Any) -> None:
