@@ -46,12 +46,21 @@ def upgrade() -> None:
     op.execute(
         f"""
         DO $$ BEGIN
-            CREATE ROLE {TENANT} NOLOGIN;
+            -- Whoever may not make roles can have it made beforehand.
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{TENANT}') THEN
+                CREATE ROLE {TENANT} NOLOGIN;
+            END IF;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
         END $$
         """
     )
-    op.execute(f"GRANT {TENANT} TO CURRENT_USER")
+    op.execute(
+        f"""
+        DO $$ BEGIN
+            IF NOT pg_has_role(CURRENT_USER, '{TENANT}', 'MEMBER') THEN GRANT {TENANT} TO CURRENT_USER; END IF;
+        END $$
+        """
+    )
     op.execute(f"GRANT USAGE ON SCHEMA public TO {TENANT}")
     for table, privileges in GRANTS.items():
         op.execute(f"GRANT {privileges} ON {table} TO {TENANT}")
