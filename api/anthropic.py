@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from api import anthropic_errors
 from jobs import ids
-from jobs.errors import InvalidRequest, NotFound, PromptmillError
+from jobs.errors import InvalidRequest, NotFound, PromptmillError, QuotaExceeded
 from jobs.messages import Counted
 from jobs.protocol import BatchError
+from jobs.quotas import RETRY_OPEN_MS
 from jobs.states import BatchStatus
 
 
@@ -111,6 +112,8 @@ _WORDS = {
 
 def refusal(problem: BatchError) -> PromptmillError:
     """Return what keeps a batch from being made, with the place that the client knows it by."""
+    if problem.code == "token_limit_exceeded":
+        return QuotaExceeded(problem.message, code=problem.code, retry_after_ms=RETRY_OPEN_MS)
     kind = NotFound if problem.code == "model_not_found" else InvalidRequest
     place = "requests" if problem.line is None else f"requests.{problem.line - 1}"
     if problem.param:

@@ -23,6 +23,28 @@ _TYPES = {
 }
 
 
+_TEXT = {"type": "string"}
+# The same, for the OpenAPI document.
+SCHEMA: dict[str, Any] = {
+    "title": "AnthropicError",
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"type": "string", "const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {
+                "type": _TEXT,
+                "message": _TEXT,
+                "details": {"type": "object", "properties": {"error_code": _TEXT}},
+            },
+        },
+        "request_id": _TEXT,
+    },
+}
+
+
 def body(status: int, error: dict[str, Any], request_id: str | None) -> dict[str, Any]:
     """Return an error of ours, `{message, code, ...}`, as Anthropic's clients expect it."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")

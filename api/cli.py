@@ -6,7 +6,7 @@ Commands of other packages are found as entry points of the group `promptmill.co
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
@@ -130,6 +130,19 @@ def conformance(
         raise typer.Exit(EXIT_FAILED)
 
 
+def _show(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; into a pipe, lines with tabs. Nothing is cut off."""
+    if not out.is_terminal:
+        sys.stdout.writelines("\t".join(row) + "\n" for row in (names, *rows))
+        return
+    table = Table()
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name == "id")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    out.print(table)
+
+
 @key_commands.command("create")
 def create_key(
     *,
@@ -152,11 +165,9 @@ def list_keys() -> None:
     """List the API keys, without their secrets."""
     from api import admin
 
-    table = Table("id", "name", "project", "scopes", "created", "expires", "state")
-    for key in admin.list_keys(_configuration()):
-        cells = (key.id, key.name, key.project, key.scopes, key.created_at, key.expires_at, key.state)
-        table.add_row(*(escape(cell) for cell in cells))
-    out.print(table)
+    keys = admin.list_keys(_configuration())
+    cells = [(key.id, key.name, key.project, key.scopes, key.created_at, key.expires_at, key.state) for key in keys]
+    _show(["id", "name", "project", "scopes", "created", "expires", "state"], cells)
 
 
 @key_commands.command("revoke")
@@ -207,10 +218,8 @@ def list_projects() -> None:
     from api import admin
 
     rows = admin.list_projects(_configuration())
-    table = Table(*(rows[0] if rows else ("name",)))
-    for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    out.print(table)
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    _show(list(rows[0]) if rows else ["name"], cells)
 
 
 Project = Annotated[str, typer.Option(help="Whose batches.")]
@@ -238,12 +247,11 @@ def list_webhooks(*, project: Project = "default") -> None:
     """List the receivers of a project, without their secrets."""
     from api import admin
 
-    table = Table("id", "name", "url", "events", "works")
-    for each in admin.list_webhooks(_configuration(), project):
-        works = "yes" if each.disabled_at is None else "no, it answered that it is gone"
-        cells = (each.id, each.name, each.url, ", ".join(each.event_types), works)
-        table.add_row(*(escape(cell) for cell in cells))
-    out.print(table)
+    cells = [
+        (each.id, each.name, each.url, ", ".join(each.event_types), "no" if each.disabled_at else "yes")
+        for each in admin.list_webhooks(_configuration(), project)
+    ]
+    _show(["id", "name", "url", "events", "works"], cells)
 
 
 @webhook_commands.command("rotate")

@@ -1,9 +1,10 @@
 """What every route needs: who calls, and the database."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import SecurityScopes
 from sqlalchemy import Connection, Engine
@@ -18,6 +19,9 @@ from jobs.settings import Settings
 
 Answer = TypeVar("Answer")
 
+# Uploads that one process puts together at a time: it takes minutes, and calls share a fixed number of threads.
+MAX_JOINS = 2
+
 
 @dataclass(frozen=True)
 class Context:
@@ -26,6 +30,8 @@ class Context:
     settings: Settings
     database: Engine
     dispatcher: Dispatcher
+    joins: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_JOINS))
+    """Threads of their own for uploads that are put together."""
 
     async def transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
         """Run `work` in one transaction, off the event loop; with a caller, Postgres shows it its project only."""
@@ -89,9 +95,13 @@ async def _call(
 ) -> Call:
     """Return whether the call that creates something may have been made before."""
     is_retry = (x_stainless_retry_count or "0") != "0"
-    return Call(caller, request.url.path, key=idempotency_key, is_retry=is_retry)
+    return Call(caller, request.scope["path"], key=idempotency_key, is_retry=is_retry)
 
 
 CreatesFile = Annotated[Call, Security(_call, scopes=[Scope.FILES_WRITE])]
 CreatesBatch = Annotated[Call, Security(_call, scopes=[Scope.BATCHES_WRITE])]
+# A message batch is its files too: they are made, read and deleted with it.
+MessagesReader = Annotated[Caller, Security(_caller, scopes=[Scope.BATCHES_READ, Scope.FILES_READ])]
+MessagesWriter = Annotated[Caller, Security(_caller, scopes=[Scope.BATCHES_WRITE, Scope.FILES_WRITE])]
+CreatesMessages = Annotated[Call, Security(_call, scopes=[Scope.BATCHES_WRITE, Scope.FILES_WRITE])]
 CreatesWebhook = Annotated[Call, Security(_call, scopes=[Scope.WEBHOOKS_WRITE])]

@@ -86,6 +86,8 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     if problem["type"] == "json_invalid":
         return reply(400, "We could not parse the JSON body of your request.")
     param = ".".join(str(part) for part in problem["loc"][1:]) or None
+    if param is None:
+        return reply(400, "The body of this request must be a JSON object.", code="invalid_value")
     if problem["type"] == "missing":
         message = f"Missing required parameter: '{param}'."
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api import anthropic_errors
 from jobs.protocol import ErrorEnvelope
 
 Json = dict[str, Any]
@@ -52,6 +53,8 @@ _TAGS = {
     "health": "For load balancers and supervisors.",
 }
 _KEY = {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer pm_...`, a key of a project."}
+# Where a listing goes on: an id, which may be unknown.
+_PLACES = {("query", name) for name in ("after", "after_id", "before_id")}
 # FastAPI's answer to a call that is not valid. Ours is a 400.
 _NOT_SENT = "422"
 
@@ -87,7 +90,7 @@ def _complete(document: Json) -> Json:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     envelope = ErrorEnvelope.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-    schemas |= envelope.pop("$defs") | {"ErrorEnvelope": envelope}
+    schemas |= envelope.pop("$defs") | {"ErrorEnvelope": envelope, "AnthropicError": anthropic_errors.SCHEMA}
     for path, operation in _operations(document):
         _describe(path, operation)
     return document
@@ -106,8 +109,9 @@ def _describe(path: str, operation: Json) -> None:
         _leave_out_null(parameter)
     responses: Json = operation["responses"]
     responses.pop(_NOT_SENT, None)
+    schema = "AnthropicError" if path.startswith(anthropic_errors.PREFIX) else "ErrorEnvelope"
     for status in _follow(operation, needs_key=needs_key):
-        responses.setdefault(str(status), _error(status))
+        responses[str(status)] = _error(status, schema)
     for code, response in responses.items():
         response["headers"] = _REQUEST_ID | _HEADERS.get(int(code), {}) | response.get("headers", {})
     operation["responses"] = dict(sorted(responses.items()))
@@ -132,12 +136,12 @@ def _follow(operation: Json, *, needs_key: bool) -> Iterator[int]:
         yield 400
     if "requestBody" in operation:
         yield from (408, 413, 415)
-    if "path" in places or ("query", "after") in parameters:
+    if "path" in places or not parameters.isdisjoint(_PLACES):
         yield 404
     if ("header", "idempotency-key") in parameters:
         yield 409
 
 
-def _error(status: int) -> Json:
-    schema = {"$ref": "#/components/schemas/ErrorEnvelope"}
-    return {"description": _MEANINGS[status], "content": {"application/json": {"schema": schema}}}
+def _error(status: int, schema: str) -> Json:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": _MEANINGS[status], "content": content}

@@ -24,8 +24,10 @@ UNPRIVILEGED_PORTS = range(1_024, 65_536)
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # An IPv4 address on its way through a network that has IPv6 only (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
-# Public by its number, but answers inside Azure only: the host that hands out a machine's configuration.
-_AZURE_HOST = IPv4Address("168.63.129.16")
+# Public by their numbers, as far as every Python knows: what hands out a machine's configuration (Azure, Oracle), and
+# relays of old (RFC 5736, 7526).
+_SPECIAL = tuple(IPv4Network(each) for each in ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24"))
+_DOCUMENTATION = IPv6Network("3fff::/20")
 
 
 def check_url(url: str, settings: Webhooks) -> None:
@@ -85,5 +87,5 @@ def _unwrapped(address: Address) -> Address:
 
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address):
-        return address in _GLOBAL_UNICAST and address.is_global
-    return address.is_global and not address.is_multicast and address != _AZURE_HOST
+        return address in _GLOBAL_UNICAST and address.is_global and address not in _DOCUMENTATION
+    return address.is_global and not address.is_multicast and not any(address in network for network in _SPECIAL)

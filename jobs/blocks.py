@@ -6,7 +6,7 @@ invisible until `jobs.files.publish`; what an upload that broke leaves behind, `
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from sqlalchemy import Connection, Engine, delete, insert, select, text
+from sqlalchemy import Connection, Engine, Insert, Update, delete, func, insert, select, text, update
 
 from jobs import db, pgcopy
 from jobs.tables import files
@@ -106,13 +106,16 @@ class Blocks:
 
     def _write(self, rows: list[bytes]) -> None:
         with db.transaction(self._engine) as connection:
-            if not self._begun:
-                connection.execute(
-                    insert(files).values(
-                        id=self.file_id, project_id=self._project_id, purpose="", filename="", status="uploading"
-                    )
-                )
+            connection.execute(self._touch())
             with db.driver(connection).cursor().copy(COPY_LINES) as copy:
                 for piece in pgcopy.pieces(rows, PIECE_BYTES):
                     copy.write(piece)
         self._begun = True
+
+    def _touch(self) -> Insert | Update:
+        """Make the file, or say that it is still being sent: it is taken for given up when it stands still."""
+        if self._begun:
+            return update(files).where(files.c.id == self.file_id).values(created_at=func.app_now())
+        return insert(files).values(
+            id=self.file_id, project_id=self._project_id, purpose="", filename="", status="uploading"
+        )

@@ -17,35 +17,40 @@ from sqlalchemy import Connection, TextClause, text
 
 from jobs.leases import Lease
 
-# Shards that are looked at for each project and model: more than workers that claim at the same moment.
+# Shards that are looked at: more than workers that claim at the same moment.
 _CANDIDATES = 32
 
-# `{may_run}` limits what may be claimed beside the hinted shard.
+# `{may_run}` limits what may be claimed beside the hinted shard. Batches are looked up one by one and shards by their
+# ids, whatever Postgres takes the tables' sizes for: without statistics it would join all shards with all batches.
 _CLAIM = """
-    WITH active AS (
-        SELECT DISTINCT project_id FROM batches WHERE status = 'in_progress'
-    ), running AS (
-        SELECT project_id, count(*) AS shards FROM shards
-        WHERE state = 'running' AND model = ANY(:models) GROUP BY project_id
-    ), candidates AS (
-        SELECT first.id FROM active CROSS JOIN unnest(CAST(:models AS text[])) AS served (model)
+    WITH projects_in_turn AS MATERIALIZED (
+        SELECT active.project_id, coalesce(running.shards, 0) AS running, turns.claimed_at
+        FROM (SELECT DISTINCT project_id FROM batches WHERE status = 'in_progress') AS active
+        LEFT JOIN (
+            SELECT project_id, count(*) AS shards FROM shards
+            WHERE state = 'running' AND model = ANY(:models) GROUP BY project_id
+        ) AS running ON running.project_id = active.project_id
+        LEFT JOIN turns ON turns.project_id = active.project_id
+    ), candidates AS MATERIALIZED (
+        SELECT first.id FROM (SELECT * FROM projects_in_turn ORDER BY running, claimed_at NULLS FIRST, project_id) AS p
+        CROSS JOIN unnest(CAST(:models AS text[])) AS served (model)
         CROSS JOIN LATERAL (
-            SELECT s.id FROM shards s JOIN batches b ON b.id = s.batch_id
-            WHERE s.state = 'queued' AND s.model = served.model AND s.project_id = active.project_id
-              AND b.endpoint = ANY(:endpoints) AND b.status = 'in_progress' AND b.expires_at > app_now() AND {may_run}
+            SELECT s.id FROM shards s
+            WHERE s.state = 'queued' AND s.model = served.model AND s.project_id = p.project_id AND {may_run}
+              AND (SELECT b.status = 'in_progress' AND b.expires_at > app_now() AND b.endpoint = ANY(:endpoints)
+                   FROM batches b WHERE b.id = s.batch_id)
             ORDER BY s.priority DESC, s.created_at, s.number LIMIT {candidates}
         ) AS first
-        UNION
-        SELECT id FROM shards WHERE id = :hinted
+        ORDER BY p.running, p.claimed_at NULLS FIRST, p.project_id LIMIT {candidates}
     ), wanted AS (
         SELECT s.id, s.project_id, b.source_file_id, b.endpoint, b.expires_at
-        FROM candidates JOIN shards s ON s.id = candidates.id JOIN batches b ON b.id = s.batch_id
-        LEFT JOIN running ON running.project_id = s.project_id
-        LEFT JOIN turns ON turns.project_id = s.project_id
-        WHERE s.model = ANY(:models) AND b.endpoint = ANY(:endpoints)
+        FROM shards s JOIN batches b ON b.id = s.batch_id
+        LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
+        WHERE s.id = ANY(ARRAY(SELECT id FROM candidates) || CAST(:hinted AS text))
+          AND s.model = ANY(:models) AND b.endpoint = ANY(:endpoints)
           AND b.status = 'in_progress' AND b.expires_at > app_now()
           AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now()))
-        ORDER BY coalesce(running.shards, 0), turns.claimed_at NULLS FIRST, s.project_id,
+        ORDER BY p.running, p.claimed_at NULLS FIRST, s.project_id,
                  s.priority DESC, s.id IS DISTINCT FROM :hinted, s.created_at, s.number
         LIMIT 1
         FOR UPDATE OF s SKIP LOCKED

@@ -60,7 +60,7 @@ def publish(connection: Connection, new: NewFile, defaults: Quotas) -> str:
     life = new.expires_after_seconds and timedelta(seconds=new.expires_after_seconds)
     statement = (
         update(files)
-        .where(files.c.id == new.id, files.c.status == "uploading", files.c.swept_at.is_(None))
+        .where(files.c.id == new.id, files.c.status == "uploading", files.c.sweep_began_at.is_(None))
         .values(
             status="processed",
             filename=new.filename,

@@ -10,7 +10,7 @@ _TO_HINT = text(
     SELECT s.id, s.model, s.hinted_at IS NULL AS is_new FROM shards s JOIN batches b ON b.id = s.batch_id
     WHERE s.state = 'queued' AND b.status = 'in_progress'
       AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))
-    ORDER BY s.priority DESC, s.created_at, s.number LIMIT 10000
+    ORDER BY s.created_at, s.number LIMIT 10000
     """
 )
 

@@ -81,7 +81,10 @@ def once(connection: Connection, call: Call, fingerprint: bytes, make: Callable[
 
 
 def forget_object(connection: Connection, object_id: str) -> None:
-    """Remove the calls that made an object which is gone: repeated, they make a new one."""
+    """Remove the calls that made an object which is gone: repeated, they make a new one.
+
+    Called before the object itself is locked: a repeated call locks in this order too.
+    """
     connection.execute(delete(calls).where(calls.c.object_id == object_id))
 
 

@@ -46,7 +46,7 @@ def _lock_source(connection: Connection, batch_id: str) -> Row[Any] | None:
     statement = (
         select(files)
         .join(batches, batches.c.source_file_id == files.c.id)
-        .where(batches.c.id == batch_id, files.c.swept_at.is_(None))
+        .where(batches.c.id == batch_id, files.c.sweep_began_at.is_(None))
     )
     return connection.execute(statement.with_for_update(read=True, of=files)).one_or_none()
 

@@ -204,6 +204,7 @@ def delete(connection: Connection, project_id: str, batch_id: str) -> None:
     if find(connection, project_id, batch_id).ended_at is None:
         message = "Only a batch that has ended can be deleted. Cancel it first."
         raise StateConflict(message)
+    idempotency.forget_object(connection, batch_id)
     others = batches.alias()
     reads_it = select(batches.c.id).where(batches.c.id == batch_id, batches.c.source_file_id == files.c.id).exists()
     is_shared = select(others.c.id).where(others.c.id != batch_id, others.c.source_file_id == files.c.id).exists()
@@ -215,5 +216,5 @@ def delete(connection: Connection, project_id: str, batch_id: str) -> None:
         .values(deleted_at=func.app_now())
         .returning(files.c.id)
     )
-    for object_id in (batch_id, *connection.execute(statement).scalars().all()):
-        idempotency.forget_object(connection, object_id)
+    for file_id in connection.execute(statement).scalars().all():
+        idempotency.forget_object(connection, file_id)

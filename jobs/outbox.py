@@ -65,7 +65,9 @@ _LEASE = text(
         SELECT e.id FROM webhook_endpoints e
         WHERE e.free_at <= app_now() AND e.disabled_at IS NULL
           AND EXISTS (SELECT FROM webhook_deliveries d WHERE d.endpoint_id = e.id AND d.next_at <= app_now())
-        ORDER BY e.free_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
+        ORDER BY (SELECT count(*) FROM webhook_endpoints o WHERE o.project_id = e.project_id AND o.free_at > app_now()),
+                 e.free_at
+        LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
     RETURNING id, url, secret, CASE WHEN previous_secret_until > app_now() THEN previous_secret END AS previous_secret
     """
 )
@@ -80,7 +82,9 @@ _TAKE = text(
 
 
 def take(connection: Connection, *, timeout_seconds: float) -> Delivery | None:
-    """Lease the endpoint that has waited longest, and return its message to send; None when nothing is due.
+    """Lease the endpoint whose turn it is, and return its message to send; None when nothing is due.
+
+    It is one of the project to which the fewest messages are under way, and of those the one that has waited longest.
 
     No other courier is at this endpoint until the lease ends or `note` is called.
     """

@@ -1,6 +1,7 @@
 """How much a project may have. What is not set for a project is the setting's; what neither sets is unlimited.
 
-    files, bytes                 stored: uploads that are neither deleted nor expired; result files do not count
+    files, bytes                 stored: uploads that are neither deleted nor expired, and those that take parts, with
+                                 what they were declared; result files do not count
     open batches, open requests  of batches that have not ended
     enqueued tokens              the same, in tokens: a batch beyond it is created and fails (contract, L1)
     calls a minute               a bucket that is refilled continuously
@@ -101,9 +102,13 @@ def alone(connection: Connection, project_id: str) -> None:
 
 _STORED = text(
     """
-    SELECT count(*) AS files, coalesce(sum(bytes), 0)::bigint AS bytes FROM files
-    WHERE project_id = :project_id AND status = 'processed' AND batch_id IS NULL AND deleted_at IS NULL
-      AND (expires_at IS NULL OR expires_at > app_now())
+    SELECT count(*) AS files, coalesce(sum(bytes), 0)::bigint AS bytes FROM (
+        SELECT bytes FROM files
+        WHERE project_id = :project_id AND status = 'processed' AND batch_id IS NULL AND deleted_at IS NULL
+          AND (expires_at IS NULL OR expires_at > app_now())
+        UNION ALL
+        SELECT bytes FROM uploads WHERE project_id = :project_id AND status = 'pending' AND expires_at > app_now()
+    ) AS had
     """
 )
 
@@ -123,7 +128,10 @@ def admit_file(connection: Connection, project_id: str, defaults: Quotas, *, siz
         message = f"The project has {stored.files} files and may have {quota.max_files}. Delete some first."
         raise QuotaExceeded(message, code="file_quota_exceeded")
     if quota.max_bytes is not None and stored.bytes + size > quota.max_bytes:
-        message = f"The project's files have {stored.bytes} bytes and may have {quota.max_bytes}. Delete some first."
+        message = (
+            f"The project's files have {stored.bytes} bytes and may have {quota.max_bytes}; this one has {size}. "
+            "Delete some first."
+        )
         raise QuotaExceeded(message, code="storage_quota_exceeded")
 
 
@@ -184,6 +192,7 @@ def token_problem(connection: Connection, project_id: str, quota: Quotas, work: 
         return None
     message = (
         f"Enqueued token limit reached for your project. Limit: {quota.max_enqueued_tokens} enqueued tokens. "
-        "Please try again once some in_progress batches have been completed."
+        "Please try again once some in_progress batches have been completed. "
+        f"This batch has about {work.tokens}, the others {had}."
     )
     return BatchError(code="token_limit_exceeded", message=message)

@@ -29,6 +29,8 @@ _IN_USE = text(
     """
 )
 _DROP_RESULTS = text("DELETE FROM results WHERE batch_id = :batch_id AND is_error = (:id LIKE '%-error')")
+# What is being swept can neither be published nor be run again: some of it may be gone.
+_BEGIN = text("UPDATE files SET sweep_began_at = coalesce(sweep_began_at, app_now()) WHERE id = :id")
 _SWEPT = text("UPDATE files SET swept_at = app_now() WHERE id = :id")
 
 
@@ -39,13 +41,16 @@ def sweep_file(connection: Connection, *, unfinished_seconds: float) -> bool:
     The file's own row stays as a tombstone: listings keep their place, and an id is never used twice.
     """
     file = connection.execute(_GONE, {"unfinished_seconds": unfinished_seconds}).one_or_none()
-    if file is None or connection.execute(_IN_USE, {"id": file.id}).first() is not None:
+    if file is None:
         return False
+    if connection.execute(_IN_USE, {"id": file.id}).first() is not None:
+        return True
+    idempotency.forget_object(connection, file.id)
+    connection.execute(_BEGIN, {"id": file.id})
     if file.batch_id is None:
         if not blocks.drop(connection, file.id):
             return True
     else:
         connection.execute(_DROP_RESULTS, {"id": file.id, "batch_id": file.batch_id})
-    idempotency.forget_object(connection, file.id)
     connection.execute(_SWEPT, {"id": file.id})
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from jobs.errors import ConfigurationError
 
@@ -289,6 +289,10 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
+    except SettingsError as error:
+        # pydantic-settings names the section only.
+        message = f"A list or a section among the settings is not valid JSON: {error}"
+        raise ConfigurationError(message) from error
 
 
 def _explain(error: ValidationError) -> str:

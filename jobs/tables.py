@@ -151,7 +151,9 @@ files = Table(
     _moment("created_at", required=True),
     _moment("expires_at"),
     _moment("deleted_at"),
-    # Its lines or results are gone; the row stays as a tombstone.
+    # From here on its lines or results go, the largest files in more than one step.
+    _moment("sweep_began_at"),
+    # They are gone; the row stays as a tombstone.
     _moment("swept_at"),
     UniqueConstraint("project_id", "id", name="files_belong_to_one_project"),
     ForeignKeyConstraint(
@@ -221,6 +223,7 @@ batches = Table(
     CheckConstraint("(status = 'expired') = (expired_at IS NOT NULL)", name="expired_at_means_expired"),
     CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at_means_cancelled"),
     Index("batches_are_listed_newest_first", "project_id", "created_at", "id"),
+    Index("batches_of_a_file", "source_file_id"),
     Index(
         "batches_that_are_not_over",
         "status",

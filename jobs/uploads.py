@@ -179,17 +179,33 @@ class Part:
         """Remove what was written. Does nothing after `finish`."""
         self._blocks.discard()
 
+    def _check_room(self, connection: Connection) -> None:
+        """Let parts be sent twice, as the SDK may do when it gets no answer, but not without end."""
+        room = connection.execute(_ROOM, {"id": self._upload_id}).scalar_one()
+        if self._measure.size > room:
+            message = "The parts of this upload have more than twice the bytes that were declared."
+            raise PayloadTooLarge(message, param="data", code="file_too_large")
+
     def _add(self, connection: Connection) -> str:
         check_pending(connection, self._project_id, self._upload_id)
+        self._check_room(connection)
         part_id = self._blocks.file_id
         whole = update(files_table).where(
-            files_table.c.id == part_id, files_table.c.status == "uploading", files_table.c.swept_at.is_(None)
+            files_table.c.id == part_id, files_table.c.status == "uploading", files_table.c.sweep_began_at.is_(None)
         )
         values = {"status": "part", "upload_id": self._upload_id, "bytes": self._measure.size}
         if not connection.execute(whole.values(**values, created_at=func.app_now())).rowcount:
             message = "The part took too long and was given up. Please try again."
             raise Unavailable(message)
         return part_id
+
+
+_ROOM = text(
+    """
+    SELECT 2 * u.bytes - coalesce((SELECT sum(f.bytes) FROM files f WHERE f.upload_id = u.id), 0)
+    FROM uploads u WHERE u.id = :id
+    """
+)
 
 
 def complete(engine: Engine, limits: Limits, project_id: str, upload_id: str, asked: UploadComplete) -> None:
@@ -275,5 +291,7 @@ def _publish(connection: Connection, upload: Row[Any], asked: UploadComplete, ne
     locked = _one(connection, _select(upload.project_id, upload.id).with_for_update(), upload.id)
     if locked.status != "pending":
         _check_pending(locked)
-    values = {"status": "completed", "file_id": files.publish(connection, new, defaults), "part_ids": asked.part_ids}
+    # First: what was kept free for the upload is the file's from here on.
+    values = {"status": "completed", "file_id": new.id, "part_ids": asked.part_ids}
     connection.execute(update(uploads).where(uploads.c.id == upload.id).values(values))
+    files.publish(connection, new, defaults)

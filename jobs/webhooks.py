@@ -177,12 +177,12 @@ def remove(connection: Connection, project_id: str, endpoint_id: str) -> None:
     Raises:
         NotFound: no such endpoint in this project.
     """
+    idempotency.forget_object(connection, endpoint_id)
     statement = delete(webhook_endpoints).where(
         webhook_endpoints.c.project_id == project_id, webhook_endpoints.c.id == endpoint_id
     )
     if not connection.execute(statement).rowcount:
         raise _not_found(endpoint_id)
-    idempotency.forget_object(connection, endpoint_id)
 
 
 def _wire(row: Row[Any]) -> WebhookEndpoint:

@@ -11,7 +11,15 @@ from starlette.concurrency import run_in_threadpool
 
 from api import anthropic, inline
 from api.anthropic import MessageBatch, MessageBatchDeleted, MessageBatchPage
-from api.context import BatchesReader, BatchesWriter, Context, CreatesBatch, Here
+from api.context import (
+    BatchesReader,
+    BatchesWriter,
+    Context,
+    CreatesMessages,
+    Here,
+    MessagesReader,
+    MessagesWriter,
+)
 from api.receiving import whole_or_nothing
 from jobs import batches, content, ids, messages, windows
 from jobs.batches import NewBatch
@@ -53,7 +61,7 @@ FILENAME = "message_batch.jsonl"
         }
     },
 )
-async def create_message_batch(request: Request, call: CreatesBatch, context: Here) -> MessageBatch:
+async def create_message_batch(request: Request, call: CreatesMessages, context: Here) -> MessageBatch:
     """Create a batch from the requests in the body. When this answers, they and the batch are committed.
 
     One request that no batch could run refuses the call, and nothing is left of it. A call that is repeated, with the
@@ -133,14 +141,14 @@ async def cancel_message_batch(caller: BatchesWriter, batch_id: BatchId, context
 
 
 @router.delete("/{message_batch_id}")
-async def delete_message_batch(caller: BatchesWriter, batch_id: BatchId, context: Here) -> MessageBatchDeleted:
+async def delete_message_batch(caller: MessagesWriter, batch_id: BatchId, context: Here) -> MessageBatchDeleted:
     """Delete a batch that has ended, with its requests and its results."""
     await context.transaction(caller, lambda connection: messages.delete(connection, caller.project_id, batch_id))
     return MessageBatchDeleted(id=ids.message_batch_id(batch_id))
 
 
 @router.get("/{message_batch_id}/results", response_class=StreamingResponse)
-async def retrieve_message_batch_results(caller: BatchesReader, batch_id: BatchId, context: Here) -> StreamingResponse:
+async def retrieve_message_batch_results(caller: MessagesReader, batch_id: BatchId, context: Here) -> StreamingResponse:
     """Stream the results of a batch that has ended as JSONL: those that succeeded, then the others."""
     results = await context.transaction(
         caller, lambda connection: messages.results_of(connection, caller.project_id, batch_id)

@@ -3,6 +3,7 @@
 import hashlib
 from functools import partial
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
@@ -76,7 +77,9 @@ async def complete_upload(upload_id: str, asked: UploadComplete, caller: FilesWr
     A call that is repeated answers with the same file.
     """
     limits = context.settings.limits
-    await run_in_threadpool(uploads.complete, context.database, limits, caller.project_id, upload_id, asked)
+    join = partial(uploads.complete, context.database, limits, caller.project_id, upload_id, asked)
+    # It may take minutes, and other calls need the threads that all share.
+    await to_thread.run_sync(join, limiter=context.joins)
     return await _retrieve(context, caller, upload_id)
 
 

@@ -30,11 +30,13 @@ def upgrade() -> None:
         );
         ALTER TABLE files
             ADD COLUMN upload_id text COLLATE "C",
+            ADD COLUMN sweep_began_at timestamptz,
             ADD CONSTRAINT parts_belong_to_the_project_of_their_upload
                 FOREIGN KEY (project_id, upload_id) REFERENCES uploads (project_id, id),
             DROP CONSTRAINT file_status_is_known,
             ADD CONSTRAINT file_status_is_known CHECK (status IN ('uploading', 'part', 'processed')),
             ADD CONSTRAINT parts_have_an_upload CHECK ((status = 'part') = (upload_id IS NOT NULL));
+        CREATE INDEX batches_of_a_file ON batches (source_file_id);
         DROP INDEX files_that_may_be_swept;
         CREATE INDEX files_that_may_be_swept ON files (id)
             WHERE swept_at IS NULL
@@ -53,8 +55,10 @@ def downgrade() -> None:
             WHERE swept_at IS NULL AND (deleted_at IS NOT NULL OR expires_at IS NOT NULL OR status = 'uploading');
         ALTER TABLE files
             DROP COLUMN upload_id,
+            DROP COLUMN sweep_began_at,
             DROP CONSTRAINT file_status_is_known,
             ADD CONSTRAINT file_status_is_known CHECK (status IN ('uploading', 'processed'));
-        DROP TABLE uploads
+        DROP TABLE uploads;
+        DROP INDEX batches_of_a_file
         """
     )

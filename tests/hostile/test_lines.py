@@ -230,7 +230,7 @@ def test_f81_what_is_no_name_is_refused(client: Any, name: Any, code: str) -> No
     [
         ({"method": "GET"}, ("invalid_request", "method")),
         ({"method": "post"}, ("invalid_request", "method")),
-        ({"url": "/v1/completions"}, ("invalid_request", "body.prompt")),
+        ({"url": "/v1/completions"}, ("invalid_url", "url")),
         ({"url": "/v1/nope"}, ("invalid_url", "url")),
         ({"url": "http://127.0.0.1/v1/chat/completions"}, ("invalid_url", "url")),
         ({"url": CHAT + "/"}, ("invalid_url", "url")),
@@ -249,7 +249,7 @@ def test_f82_streaming_is_refused(client: Any, value: Any, code: str) -> None:
 
 
 def test_f83_one_known_model_for_a_batch(client: Any) -> None:
-    assert problems(client, jsonl([request("a", model="gpt")])) == [("model_not_found", "body.model", None)]
+    assert problems(client, jsonl([request("a", model="gpt")])) == [("model_not_found", "body.model", 1)]
     assert second(client, json.dumps(request("x", model="other")).encode()) == ("model_mismatch", "body.model")
     for name in ("", None):
         assert second(client, json.dumps(request("x", model=name)).encode()) == ("invalid_request", "body.model")
