@@ -58,7 +58,7 @@ OPTIONS: tuple[str, ...] = (
     *("--clock-command", f"{sys.executable} {conformance_clock.__file__}"),
 )
 # Within a hundred batches; and less than ten requests have.
-RATE_LIMITED: dict[str, int | None] = {"max_open_batches": 3}
+RATE_LIMITED: dict[str, int | None] = {"calls_per_minute": 20}
 TOKEN_LIMITED: dict[str, int | None] = {"max_enqueued_tokens": 100}
 
 

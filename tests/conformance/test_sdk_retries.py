@@ -46,8 +46,8 @@ def test_lost_answer_to_upload(user: User) -> None:
 def test_rate_limit(user: User, connect: Any) -> None:
     """429 in the envelope, with `retry-after-ms`, which the SDK waits for."""
     limited: User = connect(user.target.rate_limited_api_key, "--rate-limited-api-key")
-    file = user.upload(user.make.data(1))
     with pytest.raises(openai.RateLimitError) as refused:
+        file = limited.upload(limited.make.data(1))
         for _ in range(100):
             limited.create(file.id)
     wait = refused.value.response.headers.get("retry-after-ms")
