@@ -31,13 +31,13 @@ test: $(READY) ## Run all tests on real Postgres, Valkey, Celery and a real mode
 test-unit: $(READY) ## Run the tests that need no services
 	$(RUN) pytest tests/unit
 
-conformance: $(READY) ## Look at the API with each generation of the openai SDK, and write docs/conformance.md
+conformance: $(READY) ## Look at the API with the stock SDKs of OpenAI and Anthropic, and write docs/conformance.md
 	$(RUN) python tests/conformance_run.py
 
-conformance-requirements: $(UV) ## Pin the newest SDK of each generation for `make conformance`
-	cd tests/conformance/requirements && for name in *.in; do \
-		../../../$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
-			--output-file "$${name%.in}.txt" "$$name" || exit 1; \
+conformance-requirements: $(UV) ## Pin the newest SDKs for `make conformance`
+	for name in tests/conformance*/requirements/*.in; do \
+		(cd "$${name%/*}" && name="$${name##*/}" && "$(CURDIR)/$(UV)" pip compile --quiet --upgrade --universal \
+			--python-version 3.11 --no-header --output-file "$${name%.in}.txt" "$$name") || exit 1; \
 	done
 
 check: $(READY) ## Lint, types, layers, generated docs

@@ -116,12 +116,11 @@ def _fail(connection: Connection, batch_id: str, problems: Sequence[BatchError])
 
 
 def _write_shards(connection: Connection, common: dict[str, Any], source: Row[Any], settings: Settings) -> None:
-    sizes = connection.execute(
-        select(lines.c.line_no, func.octet_length(lines.c.content))
-        .join(requests, (requests.c.batch_id == common["batch_id"]) & (requests.c.line_no == lines.c.line_no))
-        .where(lines.c.file_id == source.id)
-        .order_by(lines.c.line_no)
-    )
+    # Looked up one by one, not joined, for the reason that `jobs.inputs` has.
+    here = (lines.c.file_id == source.id) & (lines.c.line_no == requests.c.line_no)
+    size_of_line = select(func.octet_length(lines.c.content)).where(here).scalar_subquery()
+    in_order = select(requests.c.line_no, size_of_line).order_by(requests.c.line_no)
+    sizes = connection.execute(in_order.where(requests.c.batch_id == common["batch_id"]))
     cuts = sharding.cut(
         ((line_no, size) for line_no, size in sizes),
         max_requests=settings.shards.max_requests,

@@ -10,13 +10,13 @@ HEAD = """\
 What the stock SDKs see of Promptmill, case by case. Written by `make conformance`; do not edit.
 
 API, worker (with the scripted engine) and reconciler run as processes, on a database of their own. Each case runs with
-the synchronous and with the asynchronous client of each generation of the SDK, in an environment of its own. L0 is what
-is refused at the call, L1 what fails a batch, L2 what fails one row; SDK is what programs rely on besides; TIME needs a
-clock that can be set forward.
+the synchronous and with the asynchronous client, for three generations of the `openai` SDK and the newest `anthropic`
+SDK, each in an environment of its own. L0 is what is refused at the call, L1 what fails a batch, L2 what fails one row;
+SDK is what programs rely on besides; TIME needs a clock that can be set forward.
 
 ## Against any server
 
-The suite needs nothing of Promptmill but its checkout:
+The suites need nothing of Promptmill but its checkout:
 
 ```sh
 promptmill conformance --base-url https://host/v1 --api-key KEY --other-api-key KEY_OF_ANOTHER_TENANT --report report.md
@@ -28,16 +28,24 @@ Or, in an environment that has `openai`, any version, and `pytest`, with more op
 pytest -c tests/conformance/pytest.ini tests/conformance --base-url https://host/v1 --api-key KEY --large
 ```
 
-It makes about 400 small batches and as many files in the key's project, and leaves them there. "Not run" is no verdict:
+Anthropic's Message Batches, in an environment that has `anthropic` and `pytest`; the address is without `/v1`:
+
+```sh
+pytest -c tests/conformance_anthropic/pytest.ini tests/conformance_anthropic --base-url https://host --api-key KEY \\
+    --other-api-key KEY_OF_ANOTHER_TENANT --model MODEL --max-requests 50000 --large
+```
+
+A suite makes up to 400 small batches and as many files in the key's project, and leaves them there. "Not run" is no verdict:
 the case needs something that the run was not given, and says what.
 
 - A second tenant: `--other-api-key`.
 - Time: `--clock-command`, a shell command that sets the server's clock forward by a number of seconds.
 - Quotas: `--rate-limited-api-key`, a key that gets 429 within a hundred batches; `--token-limited-api-key`, one whose
   quota of enqueued tokens is smaller than ten requests.
-- Time and traffic: `--large`, for 50,000 requests and 200 MB. They do not depend on the SDK; here the newest does them.
+- Time and traffic: `--large`, for 50,000 requests and 200 MB. They do not depend on the SDK; here the newest of each
+  does them. `--max-requests` is the limit of message batches, 100,000 unless it is given.
 
-Not in it, since a server is more than its address to them: webhooks, and what happens when processes are killed.
+Not in them, since a server is more than its address to them: webhooks, and what happens when processes are killed.
 `tests/` has both.
 """
 

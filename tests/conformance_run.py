@@ -1,4 +1,4 @@
-"""Runs the conformance suite against a stack of its own, once for each generation of the SDK, and writes the page.
+"""Runs the conformance suites against a stack of their own, once for each generation of an SDK, and writes the page.
 
     make conformance
 
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ import services
 from conformance import report
 
 from api.stack.program import promptmill
+from jobs import db, quotas
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITE = ROOT / "tests" / "conformance"
+OPENAI, ANTHROPIC = ROOT / "tests" / "conformance", ROOT / "tests" / "conformance_anthropic"
 PAGE = ROOT / "docs" / "conformance.md"
 
 
@@ -31,7 +33,6 @@ PAGE = ROOT / "docs" / "conformance.md"
 class Generation:
     """One environment, and the suite that runs in it."""
 
-    title: str
     name: str
     suite: Path
     options: tuple[str, ...] = ()
@@ -41,14 +42,24 @@ class Generation:
         return self.suite / "requirements" / f"{self.name}.txt"
 
 
-OPENAI = "The OpenAI Batch API"
 # The large cases take their time and do not depend on the SDK's version: once is enough.
 GENERATIONS = [
-    Generation(OPENAI, "openai-1", SUITE),
-    Generation(OPENAI, "openai-2", SUITE),
-    Generation(OPENAI, "openai-3", SUITE, ("--large",)),
+    Generation("openai-1", OPENAI),
+    Generation("openai-2", OPENAI),
+    Generation("openai-3", OPENAI, ("--large",)),
+    # Ours is half of Anthropic's limit, unless it is set.
+    Generation("anthropic", ANTHROPIC, ("--large", "--max-requests", "50000")),
 ]
-SCRIPTED = ["--slow-prompt", "SLEEP 300", "--bad-body", '{"messages": [{"role": "user", "content": "REJECT"}]}']
+# What every suite is told, of this stack and its scripted engine.
+OPTIONS: tuple[str, ...] = (
+    *("--model", "scripted"),
+    *("--slow-prompt", "SLEEP 300"),
+    *("--bad-body", '{"messages": [{"role": "user", "content": "REJECT"}]}'),
+    *("--clock-command", f"{sys.executable} {conformance_clock.__file__}"),
+)
+# Within a hundred batches; and less than ten requests have.
+RATE_LIMITED: dict[str, int | None] = {"calls_per_minute": 20}
+TOKEN_LIMITED: dict[str, int | None] = {"max_enqueued_tokens": 100}
 
 
 def main() -> int:
@@ -61,7 +72,8 @@ def main() -> int:
 def by_suite(home: Path) -> dict[str, list[report.Run]]:
     runs: dict[str, list[report.Run]] = {}
     for generation in GENERATIONS:
-        runs.setdefault(generation.title, []).append(report.read(results(home, generation)))
+        found = report.read(results(home, generation))
+        runs.setdefault(found.title, []).append(found)
     return runs
 
 
@@ -79,7 +91,7 @@ def stack(home: Path) -> Iterator[services.Stack]:
 def run(generation: Generation, started: services.Stack, home: Path) -> bool:
     """Run the suite in the generation's environment, write its results, and tell whether all is well."""
     uv = os.environ.get("UV", ROOT / ".tools" / "bin" / "uv")
-    environment: list[str | Path] = [uv, "run", "--no-project", "--isolated", "--python", sys.executable]
+    environment = [uv, "run", "--no-project", "--isolated", "--python", sys.executable]
     suite: list[str | Path] = [
         "python",
         "-m",
@@ -90,32 +102,40 @@ def run(generation: Generation, started: services.Stack, home: Path) -> bool:
         "--rootdir",
         generation.suite,
     ]
-    clock = f"{sys.executable} {conformance_clock.__file__}"
-    options: list[str | Path] = [
-        "--model",
-        "scripted",
-        *SCRIPTED,
-        "--clock-command",
-        clock,
-        "--report",
-        results(home, generation),
-    ]
-    command = [
-        *environment, "--with-requirements", generation.requirements, *suite, generation.suite, *options,
-        *generation.options,
+    command: list[str | Path] = [
+        *environment, "--with-requirements", generation.requirements, *suite, generation.suite, *OPTIONS,
+        *generation.options, "--report", results(home, generation),
     ]  # fmt: skip
     print(f"+ {generation.name}", flush=True)
     return subprocess.run(command, check=False, env=variables(started), cwd=ROOT).returncode == 0
 
 
 def variables(started: services.Stack) -> dict[str, str]:
+    """Return the environment of a suite: one finds what `OPENAI_…` names, the other `ANTHROPIC_…`."""
+    keys = {"API_KEY": started.key(), "OTHER_API_KEY": started.key()}
+    limited = {
+        "RATE_LIMITED_API_KEY": limited_key(started, RATE_LIMITED),
+        "TOKEN_LIMITED_API_KEY": limited_key(started, TOKEN_LIMITED),
+    }
+    openai = {"BASE_URL": started.base_url, **keys, **limited}
+    anthropic = {"BASE_URL": started.base_url.removesuffix("/v1"), **keys}
     return {
         **{name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"},
-        "OPENAI_BASE_URL": started.base_url,
-        "OPENAI_API_KEY": started.key(),
-        "OPENAI_OTHER_API_KEY": started.key(),
+        **{f"OPENAI_{name}": value for name, value in openai.items()},
+        **{f"ANTHROPIC_{name}": value for name, value in anthropic.items()},
         conformance_clock.URL_VARIABLE: started.database_url,
     }
+
+
+def limited_key(started: services.Stack, limits: dict[str, int | None]) -> str:
+    """Make a key of a project with quotas of its own."""
+    project = uuid.uuid4().hex
+    key = started.key(project)
+    engine = started.engine()
+    with db.transaction(engine) as connection:
+        quotas.change(connection, project, limits)
+    engine.dispose()
+    return key
 
 
 def results(home: Path, generation: Generation) -> Path:

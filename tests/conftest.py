@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 from jobs import db, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-# A suite of its own, against a server that it is told: `make conformance`.
-collect_ignore = ["conformance"]
+# Suites of their own, against a server that they are told: `make conformance`.
+collect_ignore = ["conformance", "conformance_anthropic"]
 # A developer's own settings have no say in a test.
 for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
     if not name.startswith(settings.TEST_PREFIX):

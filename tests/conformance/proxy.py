@@ -26,6 +26,19 @@ class Answer:
 Treat = Callable[[str, Answer], Answer | None]
 
 
+class LosesTheFirst:
+    """Loses the answer to the first POST to a path."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self.lost = path, False
+
+    def __call__(self, call: str, answer: Answer) -> Answer | None:
+        if self.lost or not (call.startswith("POST") and call.endswith(self._path)):
+            return answer
+        self.lost = True
+        return None
+
+
 class Proxy(ThreadingHTTPServer):
     """Passes calls on to a server, and treats the answers."""
 

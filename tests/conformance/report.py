@@ -11,7 +11,9 @@ PASS, NOT_RUN, FAIL = "pass", "not run", "FAIL"
 SEVERITY = (PASS, NOT_RUN, FAIL)
 MAX_SEEN_CHARS = 220
 # Ids differ from run to run; the report should not.
-_ID = re.compile(r"\b((?:batch_req|batch|file|upload|part|req)[-_])(?=[A-Za-z-]*\d)[0-9A-Za-z-]{8,}(-output|-error)?")
+_ID = re.compile(
+    r"\b((?:batch_req|msgbatch|batch|file|upload|part|req)[-_])(?=[A-Za-z-]*\d)[0-9A-Za-z-]{8,}(-output|-error)?"
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the suite."""
+    """One run of a suite; `title` is what it looks at."""
 
+    title: str
     server: str
     sdk: str
     date: str
@@ -72,7 +75,7 @@ def markdown(run: Run) -> str:
     """Return the report of one run."""
     rows = fold(run.results)
     head = f"""\
-# Conformance to the OpenAI Batch API
+# Conformance: {run.title}
 
 - Server: {run.server}
 - SDK: {run.sdk}

@@ -18,7 +18,6 @@ class Target:
     model: str = ""
     slow_prompt: str = ""
     bad_body: Mapping[str, Any] = field(default_factory=dict)
-    clock_command: str | None = None
     patience_seconds: float = 600
 
     @property

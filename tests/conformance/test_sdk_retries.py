@@ -5,21 +5,8 @@ from typing import Any
 import openai
 import pytest
 from conformance import proxy
-from conformance.proxy import Answer
+from conformance.proxy import LosesTheFirst
 from conformance.user import User, unique
-
-
-class LosesTheFirst:
-    """Loses the answer to the first POST to a path."""
-
-    def __init__(self, path: str) -> None:
-        self._path, self.lost = path, 0
-
-    def __call__(self, call: str, answer: Answer) -> Answer | None:
-        if self.lost or not (call.startswith("POST") and call.endswith(self._path)):
-            return answer
-        self.lost = 1
-        return None
 
 
 def test_cancel_completed_is_one_request(user: User) -> None:
@@ -59,8 +46,8 @@ def test_lost_answer_to_upload(user: User) -> None:
 def test_rate_limit(user: User, connect: Any) -> None:
     """429 in the envelope, with `retry-after-ms`, which the SDK waits for."""
     limited: User = connect(user.target.rate_limited_api_key, "--rate-limited-api-key")
-    file = user.upload(user.make.data(1))
     with pytest.raises(openai.RateLimitError) as refused:
+        file = limited.upload(limited.make.data(1))
         for _ in range(100):
             limited.create(file.id)
     wait = refused.value.response.headers.get("retry-after-ms")

@@ -76,7 +76,7 @@ def test_upload_unknown(user: User) -> None:
     assert begin(user, 10).id != unknown
     for call in (
         lambda: user.sdk.uploads.parts.create(unknown, data=b"x"),
-        lambda: user.sdk.uploads.complete(unknown, part_ids=[]),
+        lambda: user.sdk.uploads.complete(unknown, part_ids=["part_00000000000000000000"]),
         lambda: user.sdk.uploads.cancel(unknown),
     ):
         assert user.refused(404, call).type == "invalid_request_error"

@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 from conformance import clients, lines
+from conformance.blocking import Mode
 from conformance.lines import CHAT
 from conformance.target import Target
 from openai import OpenAI
@@ -24,7 +25,7 @@ class User:
     """One client of the server, with one of the SDK's two clients."""
 
     target: Target
-    mode: clients.Mode
+    mode: Mode
     sdk: OpenAI
     api_key: str = field(repr=False)
     notes: list[str] = field(default_factory=list)
