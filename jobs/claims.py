@@ -37,19 +37,14 @@ _CLAIM = """
         CROSS JOIN LATERAL (
             SELECT s.id FROM shards s
             WHERE s.state = 'queued' AND s.model = served.model AND s.project_id = p.project_id AND {may_run}
-              AND (SELECT b.status = 'in_progress' AND b.expires_at > app_now() AND b.endpoint = ANY(:endpoints)
-                   FROM batches b WHERE b.id = s.batch_id)
+              AND {is_open}
             ORDER BY s.priority DESC, s.created_at, s.number LIMIT {candidates}
         ) AS first
         ORDER BY p.running, p.claimed_at NULLS FIRST, p.project_id LIMIT {candidates}
     ), wanted AS (
-        SELECT s.id, s.project_id, b.source_file_id, b.endpoint, b.expires_at
-        FROM shards s JOIN batches b ON b.id = s.batch_id
-        LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
-        WHERE s.id = ANY(ARRAY(SELECT id FROM candidates) || CAST(:hinted AS text))
-          AND s.model = ANY(:models) AND b.endpoint = ANY(:endpoints)
-          AND b.status = 'in_progress' AND b.expires_at > app_now()
-          AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now()))
+        SELECT s.id, s.project_id FROM shards s LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
+        WHERE s.id = ANY(ARRAY(SELECT id FROM candidates) || CAST(:hinted AS text)) AND s.model = ANY(:models)
+          AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now())) AND {is_open}
         ORDER BY p.running, p.claimed_at NULLS FIRST, s.project_id,
                  s.priority DESC, s.id IS DISTINCT FROM :hinted, s.created_at, s.number
         LIMIT 1
@@ -69,16 +64,21 @@ _CLAIM = """
         INSERT INTO turns (project_id) SELECT project_id FROM claimed
         ON CONFLICT (project_id) DO UPDATE SET claimed_at = app_now()
     )
-    SELECT c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, w.source_file_id,
-           c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, w.endpoint,
-           extract(epoch FROM w.expires_at - app_now())::float AS seconds_left
-    FROM claimed c JOIN wanted w ON w.id = c.id
+    SELECT c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, b.source_file_id,
+           c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
+           extract(epoch FROM b.expires_at - app_now())::float AS seconds_left
+    FROM claimed c JOIN batches b ON b.id = c.batch_id
 """
-_CLAIM_HINTED = text(_CLAIM.format(may_run="true", candidates=_CANDIDATES))
+_IS_OPEN = """
+    (SELECT b.status = 'in_progress' AND b.expires_at > app_now() AND b.endpoint = ANY(:endpoints)
+     FROM batches b WHERE b.id = s.batch_id)
+"""
+_CLAIM_HINTED = text(_CLAIM.format(may_run="true", is_open=_IS_OPEN, candidates=_CANDIDATES))
 # Celery gets its chance first.
 _CLAIM_UNHINTED = text(
     _CLAIM.format(
         may_run="(s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))",
+        is_open=_IS_OPEN,
         candidates=_CANDIDATES,
     )
 )

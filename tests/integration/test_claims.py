@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from payloads import CHAT, numbered
+from sqlalchemy import text
 
 from jobs import batches, claims, db, keys
 from jobs.batches import NewBatch
@@ -111,3 +112,28 @@ def test_a_lost_hint_is_made_up_for_in_the_same_order(domain: Any, huge: Tenant,
         assert lease
         order.append(lease.batch_id)
     assert order in ([first, second, first], [second, first, first]), "neither had a turn before"
+
+
+def test_a_claim_looks_up_few_rows_even_without_statistics(domain: Any, huge: Tenant) -> None:
+    """Whatever Postgres takes the sizes for. It once joined every shard with every batch, for a minute."""
+    for table in ("shards", "batches"):
+        domain.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    huge.submit(10)
+    names = "input_file_id, source_file_id, endpoint, completion_window, status, expires_at"
+    domain.execute("INSERT INTO projects (id, name) SELECT 'p' || n, 'p' || n FROM generate_series(1, 50) AS n")
+    domain.execute(
+        f"INSERT INTO batches (id, project_id, {names}) "
+        "SELECT 'b' || p || '_' || n, 'p' || p, 'file-x', NULL, endpoint, completion_window, status, expires_at "
+        "FROM batches, generate_series(1, 50) AS p, generate_series(1, 100) AS n"
+    )
+    domain.execute(
+        "INSERT INTO shards (id, project_id, batch_id, number, first_line, last_line, model, total) "
+        "SELECT b.id || '_' || m, b.project_id, b.id, m, 1, 1, 'scripted', 1 FROM batches b, generate_series(1, 20) AS m "
+        "WHERE b.id LIKE 'b_%' AND b.input_file_id = 'file-x'"
+    )
+    with db.transaction(domain.engine) as connection:
+        connection.execute(text("SET LOCAL statement_timeout = '5s'"))
+        assert claims.claim(connection, "shard_nope", Claimant("w", ["scripted"], [CHAT], 60))
+        connection.rollback()
+    domain.execute("DELETE FROM shards WHERE project_id LIKE 'p%' AND total = 1")
+    domain.execute("DELETE FROM batches WHERE input_file_id = 'file-x'")

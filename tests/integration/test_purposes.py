@@ -7,7 +7,8 @@ import pytest
 from payloads import numbered
 from web import Client, error, serving
 
-from jobs import content, db, lifecycle
+from jobs import batches, content, db, files, lifecycle
+from jobs.errors import Unavailable
 from jobs.raw import ROW_BYTES
 
 PDF = b"%PDF-1.7\n" + random.Random(1).randbytes(700_000)
@@ -124,3 +125,30 @@ def test_a_large_upload_that_broke_is_removed_in_several_steps(domain: Any, monk
     ingest.discard()
     assert domain.execute("SELECT FROM lines") == []
     assert domain.execute("SELECT FROM files") == []
+
+
+def test_a_file_of_which_some_was_swept_is_not_published(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.blocks.DROP_BYTES", ROW_BYTES)
+    monkeypatch.setattr("jobs.blocks.FLUSH_BYTES", ROW_BYTES)
+    ingest = domain.ingest("user_data")
+    ingest.feed(b"x" * 5 * ROW_BYTES)
+    domain.execute("UPDATE files SET created_at = app_now() - interval '2 hours'")
+    assert domain.sweep()
+    with pytest.raises(Unavailable):
+        domain.finish(ingest, "user_data")
+    ingest.discard()
+
+
+def test_a_file_of_which_some_was_swept_is_no_input_for_a_retry(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.blocks.DROP_BYTES", 1)
+    file_id = domain.upload(numbered(3))
+    batch_id = domain.create(file_id)
+    with db.transaction(domain.engine) as connection:
+        batches.cancel(connection, domain.project_id, batch_id)
+    domain.settle(batch_id)
+    with db.transaction(domain.engine) as connection:
+        files.mark_deleted(connection, domain.project_id, file_id)
+    assert domain.sweep()
+    assert domain.execute("SELECT count(*) FROM lines")[0][0] == 2
+    retried = domain.batch(domain.create(domain.batch(batch_id).error_file_id))
+    assert retried.status == "failed"

@@ -7,8 +7,9 @@ import pytest
 from payloads import numbered
 from sqlalchemy import text
 
-from jobs import batches, db, files, quotas
-from jobs.errors import InvalidRequest, NotFound, QuotaExceeded
+from jobs import batches, db, files, quotas, uploads
+from jobs.errors import InvalidRequest, NotFound, PayloadTooLarge, QuotaExceeded
+from jobs.protocol import UploadComplete, UploadCreate
 from jobs.states import BatchStatus
 
 
@@ -63,6 +64,46 @@ def test_files_and_their_bytes_are_counted_until_they_are_deleted(domain: Any) -
     domain.upload(data)
     rows = domain.execute("SELECT count(*) FROM files WHERE status = 'uploading'")
     assert rows[0][0] == 0, "what was refused is gone"
+
+
+def test_an_upload_in_parts_is_counted_from_its_creation(domain: Any) -> None:
+    limit(domain, max_bytes=1_000)
+    asked = UploadCreate(filename="a", purpose="user_data", bytes=600, mime_type="a/b")
+
+    def create() -> str:
+        with db.transaction(domain.engine) as connection:
+            return uploads.create(connection, domain.project_id, asked, domain.settings)
+
+    upload_id = create()
+    with pytest.raises(QuotaExceeded):
+        create()
+    part_id = add_part(domain, upload_id, 600)
+    uploads.complete(
+        domain.engine, domain.settings.limits, domain.project_id, upload_id, UploadComplete(part_ids=[part_id])
+    )
+    with pytest.raises(QuotaExceeded):
+        create()
+
+
+def add_part(domain: Any, upload_id: str, size: int) -> str:
+    part = uploads.Part(domain.engine, domain.settings.limits, domain.project_id, upload_id)
+    try:
+        part.feed(b"x" * size)
+        return part.finish(domain.call(domain.caller))
+    except BaseException:
+        part.discard()
+        raise
+
+
+def test_parts_may_be_sent_twice_but_not_without_end(domain: Any) -> None:
+    asked = UploadCreate(filename="a", purpose="user_data", bytes=100, mime_type="a/b")
+    with db.transaction(domain.engine) as connection:
+        upload_id = uploads.create(connection, domain.project_id, asked, domain.settings)
+    for _ in range(2):
+        add_part(domain, upload_id, 100)
+    with pytest.raises(PayloadTooLarge):
+        add_part(domain, upload_id, 1)
+    assert domain.execute("SELECT count(*) FROM files WHERE status = 'uploading'")[0][0] == 0
 
 
 def test_requests_of_open_batches_are_counted(domain: Any) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 from starlette.testclient import TestClient
 from web import Client, another
 
-from jobs import db
+from jobs import content, db
 from jobs.tables import metadata
 
 # What the caller's role may not touch at all.
@@ -78,6 +78,16 @@ def test_a_caller_cannot_write_for_another(domain: Any, theirs: Client) -> None:
         connection.execute(insert, {"id": their_id})
     with db.transaction(domain.engine, domain.project_id) as connection:
         assert connection.execute(text("UPDATE files SET deleted_at = app_now()")).rowcount == 0
+
+
+def test_a_download_shows_nothing_of_another_project(domain: Any, theirs: Client) -> None:
+    """Even one that is asked for by mistake: what the file's own check let through."""
+    file_id = theirs.call("GET", "/v1/files").json()["data"][0]["id"]
+    their_id = domain.execute("SELECT id FROM projects WHERE name = 'theirs'")[0].id
+    for project_id, is_seen in ((their_id, True), (domain.project_id, False)):
+        source = content.Source(file_id, project_id=project_id)
+        assert bool(b"".join(content.stream(domain.engine, source))) == is_seen
+        assert bool(b"".join(content.stream_range(domain.engine, source, 0, 10))) == is_seen
 
 
 def test_the_role_ends_with_its_transaction(domain: Any) -> None:

@@ -362,6 +362,25 @@ def test_a_scope_opens_its_routes_and_no_other(
     assert {call for call in calls if client.call(*call).status_code != 403} == allowed
 
 
+def test_a_message_batch_takes_the_scopes_of_its_files_too(domain: Any, http: TestClient) -> None:
+    scopes = [Scope.BATCHES_READ, Scope.BATCHES_WRITE]
+    client = another(domain.engine, http, "mine", scopes=scopes)
+    for method, path in (("POST", MESSAGES), ("DELETE", f"{MESSAGES}/x"), ("GET", f"{MESSAGES}/x/results")):
+        assert client.call(method, path).status_code == 403, path
+    assert client.call("GET", MESSAGES).status_code == 200
+    whole = another(domain.engine, http, "mine", scopes=[*scopes, Scope.FILES_READ, Scope.FILES_WRITE])
+    assert whole.call("POST", MESSAGES, json=MESSAGE_BATCH).status_code == 200
+
+
+def test_a_message_batch_beyond_the_enqueued_tokens_may_be_sent_again(domain: Any, http: TestClient) -> None:
+    client = another(domain.engine, http, "p")
+    domain.execute("UPDATE projects SET max_enqueued_tokens = 10 WHERE name = 'p'")
+    refused = client.call("POST", MESSAGES, json=MESSAGE_BATCH)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert refused.headers["retry-after-ms"] == "10000"
+    assert client.call("GET", "/v1/files").json()["data"] == []
+
+
 def test_a_key_that_is_revoked_or_expired_opens_nothing_from_then_on(domain: Any, http: TestClient) -> None:
     client = another(domain.engine, http, "mine")
     assert client.call("GET", "/v1/files").status_code == 200

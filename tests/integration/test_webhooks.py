@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import services
 from openai import InvalidWebhookSignatureError, OpenAI
-from payloads import numbered
+from payloads import CHAT, numbered
 from sqlalchemy import Connection, text
 
 from jobs import batches, db, idempotency, keys, lifecycle, outbox, webhooks
+from jobs.batches import NewBatch
 from jobs.errors import InvalidRequest, NotFound
 from jobs.events import EventType
 from jobs.idempotency import Call
@@ -231,6 +232,19 @@ def test_endpoints_take_turns(domain: Any, hooks: Hooks) -> None:
         turns.append(delivery.endpoint_id)
         hooks.note(delivery, OK)
     assert turns == ids * 2
+
+
+def test_a_project_with_many_silent_endpoints_does_not_take_every_turn(domain: Any, hooks: Hooks) -> None:
+    with db.transaction(domain.engine) as connection:
+        other = keys.authenticate(connection, keys.create(connection, project="other", name="")).project_id
+    silent = {hooks.add() for _ in range(5)}
+    wanted = Hooks(domain, other).add()
+    for project_id in (domain.project_id, other):
+        with db.transaction(domain.engine) as connection:
+            batches.create(connection, project_id, NewBatch("file-nope", CHAT, "24h", 86_400), domain.settings)
+    taken = [hooks.must_take().endpoint_id for _ in range(2)]
+    assert wanted in taken, "one of its own is under way already, so it is the other's turn"
+    assert set(taken) - {wanted} < silent
 
 
 def test_a_message_is_tried_for_three_days_and_then_given_up(domain: Any, hooks: Hooks) -> None:
