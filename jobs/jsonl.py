@@ -132,7 +132,10 @@ class Lines:
         if self._refuse is not None:
             self._refuse(problem.at(self._line_no))
         if self._sum.requests == 1 and problem.code == "invalid_json_line":
-            message = f"Invalid file format for Batch API. Must be .jsonl. {problem.message}"
+            message = (
+                "Invalid file format for Batch API. Must be .jsonl, one JSON object on each line. "
+                f"Line {self._line_no}: {problem.message}"
+            )
             raise InvalidRequest(message, param="file", code="invalid_file_format")
         if len(self._sum.problems) < self._limits.max_reported_lines:
             self._sum.problems.append(problem.at(self._line_no))
