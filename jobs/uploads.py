@@ -68,7 +68,9 @@ def find(connection: Connection, project_id: str, upload_id: str) -> Upload:
         NotFound: no such upload in this project.
     """
     row = _one(connection, _select(project_id, upload_id), upload_id)
-    made = select(files_table).where(files.VISIBLE, files_table.c.id == row.file_id)
+    made = select(files_table).where(
+        files.VISIBLE, files_table.c.project_id == project_id, files_table.c.id == row.file_id
+    )
     file = connection.execute(made).one_or_none()
     return Upload(
         id=row.id,

@@ -25,6 +25,8 @@ class Courier:
         self._settings = settings.webhooks
         # Held for the short transactions before and after an attempt, not while it is under way.
         self._database = db.make_engine(settings.database_url.get_secret_value(), connections=2)
+        # Threads of their own: a look-up that hangs keeps its thread, and no lease may end for that.
+        self._transactions = ThreadPoolExecutor(2, thread_name_prefix="courier-transactions")
         self._pool = outbound.make_pool(self._settings)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="courier")
         self._stopping = threading.Event()
@@ -37,10 +39,11 @@ class Courier:
         """Stop when what is under way has come to its end."""
         self._stopping.set()
         self._thread.join()
+        self._transactions.shutdown()
         self._database.dispose()
 
     async def _work(self) -> None:
-        # Transactions and look-ups of names wait in these threads, and a look-up may hang.
+        # Look-ups of names wait in these threads, and one may hang.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * self._settings.max_at_once + 2))
         async with self._pool, asyncio.TaskGroup() as tasks:
             free = asyncio.Semaphore(self._settings.max_at_once)
@@ -72,7 +75,8 @@ class Courier:
             log.warning("webhook_not_noted", delivery_id=delivery.event.id, error=type(error).__name__)
 
     async def _transaction(self, work: Callable[[Connection], Result]) -> Result:
-        return await asyncio.to_thread(db.retrying, self._database, work)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._transactions, db.retrying, self._database, work)
 
 
 def _log(delivery: Delivery, answer: Answer) -> None:
