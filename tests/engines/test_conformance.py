@@ -367,8 +367,12 @@ def test_an_engine_runs_what_it_lists(subject: Subject, embedder: Subject) -> No
 # Responses and messages.
 
 
+# Sampled, some answers go on and on.
+ASKED = {"instructions": "Be terse.", "temperature": 0.0}
+
+
 def test_a_response(real: Subject) -> None:
-    body = real.run(RESPONSES, {"input": "Say hello.", "instructions": "Be terse.", "max_output_tokens": 200})
+    body = real.run(RESPONSES, {**ASKED, "input": "Say hello.", "max_output_tokens": 200})
     response = Response.model_validate(body)
     assert response.output_text
     assert (response.status, response.model) == ("completed", real.model)
@@ -407,10 +411,11 @@ def test_what_is_wrong_with_a_response_has_the_clients_name(real: Subject) -> No
 
 def test_a_message(real: Subject) -> None:
     turns = [{"role": "user", "content": [{"type": "text", "text": "Say hello."}]}]
-    message = Message.model_validate(real.run(MESSAGES, {"messages": turns, "system": "Be terse.", "max_tokens": 200}))
+    asked = {"messages": turns, "system": "Be terse.", "temperature": 0.0}
+    message = Message.model_validate(real.run(MESSAGES, {**asked, "max_tokens": 200}))
     assert message.content[0].text  # type: ignore[union-attr]
     assert (message.stop_reason, message.model) == ("end_turn", real.model)
-    again = Message.model_validate(real.run(MESSAGES, {"messages": turns, "system": "Be terse.", "max_tokens": 2}))
+    again = Message.model_validate(real.run(MESSAGES, {**asked, "max_tokens": 2}))
     assert (again.stop_reason, again.usage.output_tokens) == ("max_tokens", 2)
     first, second = (each.usage.input_tokens + (each.usage.cache_read_input_tokens or 0) for each in (message, again))
     assert first == second, "a cache has no say in the sum"

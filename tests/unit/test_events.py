@@ -11,21 +11,22 @@ from jobs import events
 from jobs.events import Event, EventType
 from jobs.states import TERMINAL
 
-NOW = datetime.now(UTC)
+ENDED_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def unwrap(event: Event, signing: list[str], secret: str, sent_at: datetime = NOW) -> Any:
+def unwrap(event: Event, signing: list[str], secret: str, sent_at: datetime | None = None) -> Any:
+    headers = events.headers(event, signing, sent_at or datetime.now(UTC))
     with OpenAI(api_key="none") as client:
-        return client.webhooks.unwrap(event.body(), events.headers(event, signing, sent_at), secret=secret)
+        return client.webhooks.unwrap(event.body(), headers, secret=secret)
 
 
 @pytest.mark.parametrize("kind", EventType)
 def test_the_sdk_accepts_every_event(kind: EventType) -> None:
     secret = events.new_secret()
-    event = unwrap(Event("evt_1", kind, "batch_1", NOW), [secret], secret)
+    event = unwrap(Event("evt_1", kind, "batch_1", ENDED_AT), [secret], secret)
     assert type(event).__name__ == kind.value.title().replace(".", "") + "WebhookEvent"
     assert (event.id, event.object, event.type) == ("evt_1", "event", kind)
-    assert (event.data.id, event.created_at) == ("batch_1", int(NOW.timestamp()))
+    assert (event.data.id, event.created_at) == ("batch_1", int(ENDED_AT.timestamp()))
 
 
 def test_there_is_an_event_for_every_end() -> None:
@@ -34,7 +35,7 @@ def test_there_is_an_event_for_every_end() -> None:
 
 def test_while_a_secret_changes_both_are_good() -> None:
     old, new = events.new_secret(), events.new_secret()
-    event = Event("evt_1", EventType.COMPLETED, "batch_1", NOW)
+    event = Event("evt_1", EventType.COMPLETED, "batch_1", ENDED_AT)
     for secret in (old, new):
         assert unwrap(event, [new, old], secret).id == "evt_1"
     with pytest.raises(InvalidWebhookSignatureError):
