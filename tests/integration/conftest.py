@@ -1,4 +1,3 @@
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,12 +89,15 @@ class Domain:
             return claims.claim(connection, shard_id, Claimant(worker, ["scripted"], BATCH_ENDPOINTS, seconds))
 
     def claim_soon(self, shard_id: str) -> Lease:
-        """Claim a shard of a batch that the service made: while it notes the hint, it holds the shard's row."""
-        for _ in range(100):
-            if lease := self.claim(shard_id):
-                return lease
-            time.sleep(0.05)
-        raise AssertionError
+        """Claim a shard of a batch that the service made.
+
+        While it notes the hint it holds the shard's row, and a claim would take another shard instead.
+        """
+        noted = "SELECT FROM shards WHERE id = :id AND hinted_at IS NOT NULL"
+        services.wait_until(lambda: self.execute(noted, id=shard_id), "a hint")
+        lease = self.claim(shard_id)
+        assert lease and lease.shard_id == shard_id
+        return lease
 
     def rows(self, lease: Lease) -> list[int]:
         with db.transaction(self.engine) as connection:
