@@ -100,7 +100,6 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
         line = _decode(content)
         # The typed decoder skips half a surrogate pair, a number beyond a double, and bytes that are no UTF-8.
         value = _decode_anything(content)
-        content.decode()
         if _may_be_deep(content):
             _check_depth(value)
         if _may_have_a_key_twice(content, value):

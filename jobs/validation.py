@@ -77,6 +77,8 @@ def _with_their_urls(connection: Connection, source: Row[Any], endpoint: str) ->
     """
     found = [BatchError(**problem) for problem in source.problems or ()]
     doubtful = [problem.line for problem in found if problem.param in _PROMPTS]
+    if not doubtful:
+        return found
     statement = select(lines.c.line_no, lines.c.content)
     rows = connection.execute(statement.where(lines.c.file_id == source.id, lines.c.line_no.in_(doubtful)))
     elsewhere = {row.line_no for row in rows if _decode_url(bytes(row.content).removeprefix(BOM)).url != endpoint}

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from jobs import outcomes
 from jobs.errors import RequestRejected
 from workers.engines.base import Body
-from workers.engines.parameters import StopString, Strict
+from workers.engines.parameters import StopString, Strict, check_alternative, without_null
 
 
 class CacheControl(Strict):
@@ -54,12 +54,7 @@ class Block(Strict):
     @model_validator(mode="after")
     def _is_whole(self) -> "Block":
         needed, other = ("source", "text") if self.type == "image" else ("text", "source")
-        if getattr(self, needed) is None:
-            message = f"{needed} is missing"
-            raise ValueError(message)
-        if getattr(self, other) is not None:
-            message = f"{other} does not belong to {self.type}"
-            raise ValueError(message)
+        check_alternative(self, needed, other)
         return self
 
 
@@ -144,7 +139,7 @@ def to_chat(asked: MessagesParameters) -> Body:
         "response_format": form
         and {"type": "json_schema", "json_schema": {"name": "output", "strict": True, "schema": form.schema_}},
     }
-    return {name: value for name, value in body.items() if value is not None}
+    return without_null(body)
 
 
 def _system(system: str | list[SystemBlock] | None) -> list[Body]:

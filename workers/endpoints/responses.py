@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from jobs import outcomes
 from workers.engines.base import Body
-from workers.engines.parameters import Strict
+from workers.engines.parameters import Strict, check_alternative, without_null
 
 LOGPROBS = "message.output_text.logprobs"
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -32,12 +32,7 @@ class Part(Strict):
     @model_validator(mode="after")
     def _is_whole(self) -> "Part":
         needed, other = ("image_url", "text") if self.type == "input_image" else ("text", "image_url")
-        if getattr(self, needed) is None:
-            message = f"{needed} is missing"
-            raise ValueError(message)
-        if getattr(self, other) is not None:
-            message = f"{other} does not belong to {self.type}"
-            raise ValueError(message)
+        check_alternative(self, needed, other)
         return self
 
 
@@ -115,7 +110,7 @@ def to_chat(asked: ResponsesParameters) -> Body:
         "logprobs": with_logprobs or None,
         "top_logprobs": asked.top_logprobs if with_logprobs else None,
     }
-    return {name: value for name, value in body.items() if value is not None}
+    return without_null(body)
 
 
 def _turns(given: str | list[Item]) -> list[Body]:
@@ -133,8 +128,7 @@ def _turns(given: str | list[Item]) -> list[Body]:
 def _part(part: Part) -> Body:
     if part.type != "input_image":
         return {"type": "text", "text": part.text}
-    image = {"url": part.image_url, "detail": part.detail}
-    return {"type": "image_url", "image_url": {name: value for name, value in image.items() if value is not None}}
+    return {"type": "image_url", "image_url": without_null({"url": part.image_url, "detail": part.detail})}
 
 
 def _response_format(form: Format | None) -> Body | None:

@@ -37,6 +37,25 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def check_alternative(part: Strict, needed: str, other: str) -> None:
+    """Make sure that a part has what its type needs, and not what the other type has.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if getattr(part, needed) is None:
+        message = f"{needed} is missing"
+        raise ValueError(message)
+    if getattr(part, other) is not None:
+        message = f"{other} does not belong to {part.type}"  # type: ignore[attr-defined]  # every such part has one
+        raise ValueError(message)
+
+
+def without_null(body: Body) -> Body:
+    """Return what is given: null stands for the default, as if the parameter were not there."""
+    return {name: value for name, value in body.items() if value is not None}
+
+
 class TextPart(Strict):
     """Part of a message."""
 
@@ -164,7 +183,7 @@ def check(kind: type[Parameters], body: Body) -> Parameters:
         RequestRejected: a parameter is unknown or out of bounds; it is named.
     """
     try:
-        return kind.model_validate({name: value for name, value in body.items() if value is not None})
+        return kind.model_validate(without_null(body))
     except ValidationError as error:
         raise _rejection(error) from None
 
