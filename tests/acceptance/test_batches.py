@@ -4,10 +4,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import invariants
 import openai
 import pytest
 import services
@@ -15,21 +13,6 @@ from clients import User, done
 from openai.types import Batch
 from payloads import COMPLETIONS, jsonl, numbered, request
 from sqlalchemy import text
-
-
-@pytest.fixture(scope="module")
-def running(
-    servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[services.Stack]:
-    """One stack for all tests here; each has a project of its own."""
-    with services.scripted_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
-        stack.api()
-        stack.reconciler()
-        stack.worker()
-        yield stack
-        engine = stack.engine()
-        invariants.check(engine)
-        engine.dispose()
 
 
 @pytest.fixture

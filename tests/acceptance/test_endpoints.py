@@ -1,10 +1,8 @@
 """One batch for each endpoint through real processes: a scripted worker, and a llama.cpp one that embeds."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import invariants
 import pytest
 import services
 from anthropic.types import Message
@@ -23,23 +21,14 @@ EMBEDDER = {
 
 
 @pytest.fixture(scope="module")
-def running(
-    servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[services.Stack]:
-    with services.scripted_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
-        stack.api()
-        stack.reconciler()
-        stack.worker()
-        stack.worker(**EMBEDDER)
-        yield stack
-        engine = stack.engine()
-        invariants.check(engine)
-        engine.dispose()
+def both(running: services.Stack) -> services.Stack:
+    running.worker(**EMBEDDER)
+    return running
 
 
 @pytest.fixture
-def user(running: services.Stack) -> User:
-    return User(running)
+def user(both: services.Stack) -> User:
+    return User(both)
 
 
 def submit(user: User, url: str, *bodies: dict[str, Any], model: str = "scripted") -> Batch:

@@ -6,28 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
-import invariants
 import pytest
 import services
 from anthropic import Anthropic
 from anthropic.types.messages import MessageBatch
 from clients import User
 from sqlalchemy import text
-
-
-@pytest.fixture(scope="module")
-def running(
-    servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[services.Stack]:
-    """One stack for all tests here; each has a project of its own."""
-    with services.scripted_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
-        stack.api()
-        stack.reconciler()
-        stack.worker()
-        yield stack
-        engine = stack.engine()
-        invariants.check(engine)
-        engine.dispose()
 
 
 def address(stack: services.Stack) -> str:

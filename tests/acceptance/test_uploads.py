@@ -16,17 +16,6 @@ from payloads import numbered
 PART_BYTES = 100_000
 
 
-@pytest.fixture(scope="module")
-def running(
-    servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[services.Stack]:
-    with services.scripted_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
-        stack.api()
-        stack.reconciler()
-        stack.worker()
-        yield stack
-
-
 @pytest.fixture
 def user(running: services.Stack) -> Iterator[User]:
     user = User(running)

@@ -1,13 +1,29 @@
-"""The asynchronous client of an SDK, used like the synchronous one, so that each case is written once."""
+"""The two clients of an SDK, used in one and the same way, so that each case is written once."""
 
 import asyncio
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 Mode = Literal["sync", "async"]
+TIMEOUT_SECONDS = 120
+
+
+@contextmanager
+def connect(
+    mode: Mode,
+    sync: Callable[..., Any],
+    asynchronous: Callable[..., Any],
+    base_url: str,
+    api_key: str,
+    max_retries: int,
+) -> Iterator[Any]:
+    """Yield a client: a synchronous one, or an asynchronous one that blocks like one. It is closed afterwards."""
+    options = {"base_url": base_url, "api_key": api_key, "max_retries": max_retries, "timeout": TIMEOUT_SECONDS}
+    with sync(**options) if mode == "sync" else blocking(asynchronous(**options)) as client:
+        yield client
 
 
 @contextmanager

@@ -1,27 +1,12 @@
-"""The two clients of the `openai` package, used in one and the same way."""
+"""The two clients of the `openai` package."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from contextlib import AbstractContextManager
 
-from conformance.blocking import Mode, blocking
+from conformance import blocking
+from conformance.blocking import Mode
 from openai import AsyncOpenAI, OpenAI
 
-TIMEOUT_SECONDS = 120
 
-
-@contextmanager
-def connect(mode: Mode, base_url: str, api_key: str, *, max_retries: int = 0) -> Iterator[OpenAI]:
-    """Yield a client: `OpenAI`, or an `AsyncOpenAI` that blocks like one."""
-    options: dict[str, Any] = {
-        "base_url": base_url,
-        "api_key": api_key,
-        "max_retries": max_retries,
-        "timeout": TIMEOUT_SECONDS,
-    }
-    if mode == "sync":
-        with OpenAI(**options) as client:
-            yield client
-    else:
-        with blocking(AsyncOpenAI(**options)) as client:
-            yield cast("OpenAI", client)
+def connect(mode: Mode, base_url: str, api_key: str, *, max_retries: int = 0) -> AbstractContextManager[OpenAI]:
+    """Return a client for a `with` block: `OpenAI`, or an `AsyncOpenAI` that blocks like one."""
+    return blocking.connect(mode, OpenAI, AsyncOpenAI, base_url, api_key, max_retries)

@@ -454,18 +454,27 @@ def test_two_orders_at_once_make_one_file(domain: Any, monkeypatch: pytest.Monke
     only_file(domain)
 
 
-def test_a_slower_twin_whose_parts_were_swept_gets_the_same_file(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its first look and its first byte the other one completes the upload, and its parts are removed."""
-    upload_id, first, second = two_parts(domain)
+def before_the_first_byte(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Have something happen once between the first look of a call that completes an upload and its first byte."""
     join = uploads._join
 
     def slow(*arguments: Any) -> Any:
         monkeypatch.setattr("jobs.uploads._join", join)
-        complete(domain, upload_id, first, second)
-        assert sweep(domain) == 2
+        act()
         return join(*arguments)
 
     monkeypatch.setattr("jobs.uploads._join", slow)
+
+
+def test_a_slower_twin_whose_parts_were_swept_gets_the_same_file(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its first look and its first byte the other one completes the upload, and its parts are removed."""
+    upload_id, first, second = two_parts(domain)
+
+    def overtake() -> None:
+        complete(domain, upload_id, first, second)
+        assert sweep(domain) == 2
+
+    before_the_first_byte(monkeypatch, overtake)
     complete(domain, upload_id, first, second)
     only_file(domain)
     assert domain.execute("SELECT FROM files WHERE status = 'uploading'") == []
@@ -475,14 +484,12 @@ def test_an_upload_that_is_cancelled_while_it_is_completed_has_no_file(
     domain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload_id, first, second = two_parts(domain)
-    join = uploads._join
 
-    def slow(*arguments: Any) -> Any:
+    def cancel() -> None:
         with db.transaction(domain.engine) as connection:
             uploads.cancel(connection, domain.project_id, upload_id)
-        return join(*arguments)
 
-    monkeypatch.setattr("jobs.uploads._join", slow)
+    before_the_first_byte(monkeypatch, cancel)
     with pytest.raises(InvalidRequest, match="cancelled"):
         complete(domain, upload_id, first, second)
     assert domain.execute("SELECT FROM files WHERE status <> 'part'") == []
@@ -490,14 +497,12 @@ def test_an_upload_that_is_cancelled_while_it_is_completed_has_no_file(
 
 def test_parts_that_vanish_make_no_short_file(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     upload_id, first, second = two_parts(domain)
-    join = uploads._join
 
-    def slow(*arguments: Any) -> Any:
+    def wait() -> None:
         domain.later("121 minutes")
         assert sweep(domain) == 2
-        return join(*arguments)
 
-    monkeypatch.setattr("jobs.uploads._join", slow)
+    before_the_first_byte(monkeypatch, wait)
     with pytest.raises(Unavailable, match="removed"):
         complete(domain, upload_id, first, second)
     assert domain.execute("SELECT FROM files WHERE status <> 'part'") == []
@@ -505,14 +510,12 @@ def test_parts_that_vanish_make_no_short_file(domain: Any, monkeypatch: pytest.M
 
 def test_an_upload_that_expires_while_it_is_completed_is_in_time(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     upload_id, first, second = two_parts(domain)
-    join = uploads._join
 
-    def slow(*arguments: Any) -> Any:
+    def wait() -> None:
         domain.later("61 minutes")
         assert sweep(domain) == 0
-        return join(*arguments)
 
-    monkeypatch.setattr("jobs.uploads._join", slow)
+    before_the_first_byte(monkeypatch, wait)
     complete(domain, upload_id, first, second)
     assert only_file(domain).bytes == 2
 
