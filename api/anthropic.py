@@ -8,18 +8,17 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from pydantic import BaseModel
 
 from api import anthropic_errors
 from jobs import ids
 from jobs.errors import InvalidRequest, NotFound, PromptmillError, QuotaExceeded
 from jobs.messages import Counted
-from jobs.protocol import BatchError
+from jobs.protocol import BatchError, Wire
 from jobs.quotas import RETRY_OPEN_MS
 from jobs.states import BatchStatus
 
 
-class MessageBatchCounts(BaseModel):
+class MessageBatchCounts(Wire):
     """What became of the requests. All are `processing` until the batch has ended; the sum is always their number."""
 
     processing: int = 0
@@ -29,7 +28,7 @@ class MessageBatchCounts(BaseModel):
     expired: int = 0
 
 
-class MessageBatch(BaseModel):
+class MessageBatch(Wire):
     """A batch as a client of Anthropic's API sees it. Times are RFC 3339, UTC."""
 
     id: str
@@ -44,7 +43,7 @@ class MessageBatch(BaseModel):
     results_url: str | None
 
 
-class MessageBatchPage(BaseModel):
+class MessageBatchPage(Wire):
     """One page of a listing; older ones follow with `after_id=last_id`, newer ones with `before_id=first_id`."""
 
     data: list[MessageBatch]
@@ -53,7 +52,7 @@ class MessageBatchPage(BaseModel):
     last_id: str | None
 
 
-class MessageBatchDeleted(BaseModel):
+class MessageBatchDeleted(Wire):
     """The answer to a deletion."""
 
     id: str

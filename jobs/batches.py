@@ -3,11 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.sql.selectable import LateralFromClause
 
-from jobs import ids, inputs, quotas, sharding, transitions, validation
+from jobs import ids, inputs, pages, quotas, sharding, transitions, validation
 from jobs.errors import InvalidRequest, NotFound, StateConflict
 from jobs.inputs import Input
 from jobs.protocol import (
@@ -18,6 +31,7 @@ from jobs.protocol import (
     OutputTokensDetails,
     RequestCounts,
     Usage,
+    unix,
 )
 from jobs.settings import Settings
 from jobs.states import TERMINAL, BatchStatus, ShardState
@@ -52,9 +66,11 @@ def create(connection: Connection, project_id: str, new: NewBatch, settings: Set
         QuotaExceeded: the project has as many open batches or requests as it may have.
     """
     given = inputs.lock(connection, project_id, new.input_file_id)
-    batch_id = _insert(connection, project_id, new, given)
+    metadata = _metadata(new, given)
     problems = validation.problems(connection, given.source if given else None, new, settings)
-    problems = problems or _beyond_quota(connection, batch_id, project_id, given, settings)
+    work = _work(connection, given)
+    problems = problems or _beyond_quota(connection, project_id, work, settings)
+    batch_id = _insert(connection, project_id, new, given, {"metadata": metadata, "enqueued_tokens": work.tokens})
     if problems or given is None:
         _fail(connection, batch_id, problems)
         return batch_id
@@ -65,7 +81,7 @@ def create(connection: Connection, project_id: str, new: NewBatch, settings: Set
     return batch_id
 
 
-def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input | None) -> str:
+def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input | None, more: dict[str, Any]) -> str:
     batch_id = ids.new_batch_id()
     values = {
         "id": batch_id,
@@ -75,7 +91,7 @@ def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input
         "endpoint": new.endpoint,
         "completion_window": new.completion_window,
         "model": given.source.models[0] if given and len(given.source.models) == 1 else None,
-        "metadata": _metadata(new, given),
+        **more,
         "output_expires_after_seconds": new.output_expires_after_seconds,
         "priority": new.priority,
         "expires_at": func.app_now() + timedelta(seconds=new.window_seconds),
@@ -84,17 +100,15 @@ def _insert(connection: Connection, project_id: str, new: NewBatch, given: Input
     return batch_id
 
 
-def _beyond_quota(
-    connection: Connection, batch_id: str, project_id: str, given: Input | None, settings: Settings
-) -> list[BatchError]:
-    """Count the batch against its project's quotas; return the problem if it has too many tokens."""
-    if given is None:
-        return []
+def _work(connection: Connection, given: Input | None) -> quotas.Work:
+    count, size = inputs.size(connection, given) if given else (0, 0)
+    return quotas.Work(requests=count, tokens=size // quotas.BYTES_PER_TOKEN)
+
+
+def _beyond_quota(connection: Connection, project_id: str, work: quotas.Work, settings: Settings) -> list[BatchError]:
+    """Count a batch against its project's quotas; return the problem if it has too many tokens."""
     quota = quotas.find(connection, project_id, settings.limits.quotas)
-    count, size = inputs.size(connection, given)
-    work = quotas.Work(batch_id, requests=count, tokens=size // quotas.BYTES_PER_TOKEN)
     quotas.admit_batch(connection, project_id, quota, work)
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(enqueued_tokens=work.tokens))
     problem = quotas.token_problem(connection, project_id, quota, work)
     return [problem] if problem else []
 
@@ -141,27 +155,20 @@ def _write_shards(connection: Connection, common: dict[str, Any], source: Row[An
     connection.execute(insert(shards), rows)
 
 
+COUNTS = ("total", "completed", "failed")
+_TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+
+
+def sums(batch_id: ColumnElement[str], names: Sequence[str]) -> LateralFromClause:
+    """Sum columns of the shards of a batch. They are exact: outcomes and the counters of shards commit together."""
+    columns = (func.coalesce(func.sum(shards.c[name]), 0).label(name) for name in names)
+    return select(*columns).where(shards.c.batch_id == batch_id).lateral("sums")
+
+
 def _select() -> Select[Any]:
-    """Select batches with their counts, which are exact: outcomes and shard counters commit together."""
-    sums = (
-        select(
-            *(
-                func.coalesce(func.sum(shards.c[name]), 0).label(name)
-                for name in (
-                    "total",
-                    "completed",
-                    "failed",
-                    "input_tokens",
-                    "cached_tokens",
-                    "output_tokens",
-                    "reasoning_tokens",
-                )
-            )
-        )
-        .where(shards.c.batch_id == batches.c.id)
-        .lateral("sums")
-    )
-    return select(batches, *sums.c).join(sums, text("true"))
+    """Select batches with their counts."""
+    counted = sums(batches.c.id, (*COUNTS, *_TOKENS))
+    return select(batches, *counted.c).join(counted, true())
 
 
 def find(connection: Connection, project_id: str, batch_id: str, *, show_partial: bool) -> Batch:
@@ -188,16 +195,10 @@ def list_page(
     Raises:
         NotFound: `after` names no batch of this project.
     """
-    statement = _select().where(batches.c.project_id == project_id)
-    if after:
-        place = select(batches.c.created_at, batches.c.id)
-        mark = connection.execute(place.where(batches.c.project_id == project_id, batches.c.id == after)).one_or_none()
-        if mark is None:
-            raise _not_found(after, "after")
-        statement = statement.where(tuple_(batches.c.created_at, batches.c.id) < tuple_(*mark))
-    statement = statement.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit + 1)
-    rows = connection.execute(statement).all()
-    return [to_wire(row, show_partial=show_partial) for row in rows[:limit]], len(rows) > limit
+    mine = batches.c.project_id == project_id
+    mark = pages.place(connection, batches, mine, after, partial(_not_found, param="after")) if after else None
+    rows, has_more = pages.read(connection, _select().where(mine), batches, after=mark, limit=limit, newest_first=True)
+    return [to_wire(row, show_partial=show_partial) for row in rows], has_more
 
 
 def cancel(connection: Connection, project_id: str, batch_id: str) -> None:
@@ -224,7 +225,7 @@ def to_wire(row: Row[Any], *, show_partial: bool) -> Batch:
     shown = show_partial or row.status in TERMINAL
     output = ids.result_file_id(row.id, "output") if shown and row.completed else None
     error = ids.result_file_id(row.id, "error") if shown and row.failed else None
-    times = {f"{name}_at": _unix(getattr(row, f"{name}_at")) for name in _TIMES}
+    times = {f"{name}_at": unix(getattr(row, f"{name}_at")) for name in _TIMES}
     return Batch(
         id=row.id,
         endpoint=row.endpoint,
@@ -235,17 +236,13 @@ def to_wire(row: Row[Any], *, show_partial: bool) -> Batch:
         status=BatchStatus(row.status),
         output_file_id=output,
         error_file_id=error,
-        created_at=int(row.created_at.timestamp()),
-        expires_at=_unix(row.expires_at),
+        created_at=unix(row.created_at),
+        expires_at=unix(row.expires_at),
         request_counts=RequestCounts(total=row.total, completed=row.completed, failed=row.failed),
         usage=_usage(row),
         metadata=row.metadata,
         **times,
     )
-
-
-def _unix(moment: Any) -> int | None:  # noqa: ANN401  a datetime or null, as the row has it
-    return None if moment is None else int(moment.timestamp())
 
 
 def _usage(row: Row[Any]) -> Usage | None:

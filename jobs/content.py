@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Row
 
 from jobs import db, pgcopy
 
@@ -45,6 +45,11 @@ class Source:
     is_error: bool = False
     project_id: str | None = None
     """Postgres shows the lines of this project only; None: of all."""
+
+    @classmethod
+    def of(cls, row: Row[*tuple[Any, ...]], project_id: str) -> "Source":
+        """Return where the lines of the file in this row of `files` are, for its own project to read."""
+        return cls(row.id, row.batch_id, row.id.endswith("-error"), project_id)
 
     def _sql(self) -> sql.Composed:
         if self.batch_id is None:

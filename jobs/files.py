@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, false, func, literal, null, select, true, tuple_, update
+from sqlalchemy import Connection, Row, Select, false, func, literal, null, select, true, update
 
-from jobs import idempotency, ids, quotas
+from jobs import idempotency, ids, pages, quotas
 from jobs.errors import InvalidRequest, NotFound, StateConflict, Unavailable
 from jobs.jsonl import Summary
-from jobs.protocol import PURPOSES, File
+from jobs.protocol import PURPOSES, File, unix
 from jobs.settings import Quotas
 from jobs.states import TERMINAL
 from jobs.tables import batches, files, results
@@ -89,8 +90,8 @@ def to_wire(row: Row[Any]) -> File:
     return File(
         id=row.id,
         bytes=row.bytes,
-        created_at=int(row.created_at.timestamp()),
-        expires_at=row.expires_at and int(row.expires_at.timestamp()),
+        created_at=unix(row.created_at),
+        expires_at=unix(row.expires_at),
         filename=row.filename,
         purpose=row.purpose,
     )
@@ -105,9 +106,12 @@ def find(connection: Connection, project_id: str, file_id: str) -> Row[Any]:
     statement = _select().where(files.c.project_id == project_id, files.c.id == file_id)
     row = connection.execute(statement).one_or_none() or _unpublished(connection, project_id, file_id)
     if row is None:
-        message = f"No such File object: {file_id}"
-        raise NotFound(message, param="id")
+        raise _not_found(file_id, param="id")
     return row
+
+
+def _not_found(file_id: str, param: str) -> NotFound:
+    return NotFound(f"No such File object: {file_id}", param=param)
 
 
 def _unpublished(connection: Connection, project_id: str, file_id: str) -> Row[Any] | None:
@@ -145,20 +149,11 @@ def list_page(
     Raises:
         NotFound: `after` names no file of this project.
     """
-    key = tuple_(files.c.created_at, files.c.id)
-    statement = _select().where(files.c.project_id == project_id)
-    if purpose:
-        statement = statement.where(files.c.purpose == purpose)
-    if after:
-        # A deleted file still marks its place: a client that deletes while it lists loses no page.
-        place = select(files.c.created_at, files.c.id).where(files.c.project_id == project_id, files.c.id == after)
-        if (mark := connection.execute(place).one_or_none()) is None:
-            message = f"No such File object: {after}"
-            raise NotFound(message, param="after")
-        statement = statement.where(key < tuple_(*mark) if newest_first else key > tuple_(*mark))
-    order = (files.c.created_at.desc(), files.c.id.desc()) if newest_first else (files.c.created_at, files.c.id)
-    rows = connection.execute(statement.order_by(*order).limit(limit + 1)).all()
-    return [to_wire(row) for row in rows[:limit]], len(rows) > limit
+    mine = files.c.project_id == project_id
+    statement = _select().where(mine, *([files.c.purpose == purpose] if purpose else ()))
+    mark = pages.place(connection, files, mine, after, partial(_not_found, param="after")) if after else None
+    rows, has_more = pages.read(connection, statement, files, after=mark, limit=limit, newest_first=newest_first)
+    return [to_wire(row) for row in rows], has_more
 
 
 def mark_deleted(connection: Connection, project_id: str, file_id: str) -> None:

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, case, func, select, true, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, Tuple, case, func, select, true, update
 
-from jobs import idempotency, ids
+from jobs import idempotency, ids, pages
+from jobs.batches import COUNTS, sums
 from jobs.content import Source
 from jobs.errors import InvalidRequest, NotFound, StateConflict
 from jobs.files import VISIBLE
 from jobs.outcomes import NEVER_RAN
 from jobs.protocol import MESSAGES
 from jobs.states import TERMINAL, BatchStatus
-from jobs.tables import batches, files, results, shards
+from jobs.tables import batches, files, results
 
 # Only these have requests that never ran. Once their error file is swept, all that failed count as such.
 CUT_OFF = (BatchStatus.CANCELLED, BatchStatus.EXPIRED)
-_KEY = tuple_(batches.c.created_at, batches.c.id)
+_KEY = pages.key(batches)
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,9 @@ def list_page(
     return [_counted(row) for row in kept], len(rows) > limit
 
 
-def _place(connection: Connection, project_id: str, batch_id: str) -> ColumnElement[Any]:
-    # A deleted batch still marks its place: a client that deletes while it lists loses no page.
-    statement = select(batches.c.created_at, batches.c.id).where(
-        batches.c.project_id == project_id, batches.c.endpoint == MESSAGES, batches.c.id == batch_id
-    )
-    if (mark := connection.execute(statement).one_or_none()) is None:
-        raise not_found(ids.message_batch_id(batch_id))
-    return tuple_(*mark)
+def _place(connection: Connection, project_id: str, batch_id: str) -> Tuple:
+    chosen = (batches.c.project_id == project_id) & (batches.c.endpoint == MESSAGES)
+    return pages.place(connection, batches, chosen, batch_id, lambda each: not_found(ids.message_batch_id(each)))
 
 
 def _seen(project_id: str) -> Select[Any]:
@@ -120,17 +116,11 @@ def _is_result_of(batch_id: ColumnElement[str]) -> ColumnElement[bool]:
 def _count(page: Select[Any]) -> Select[Any]:
     """Add the counts to a page of batches. The page is cut first, so that no other batch is counted."""
     batch = page.subquery("page")
-    added = [_sums(batch).lateral("sums"), _errored(batch).lateral("errors"), _archived(batch).lateral("archive")]
+    added = [sums(batch.c.id, COUNTS), _errored(batch).lateral("errors"), _archived(batch).lateral("archive")]
     statement = select(batch, *(column for each in added for column in each.c)).select_from(batch)
     for each in added:
         statement = statement.join(each, true())
     return statement.order_by(batch.c.created_at.desc(), batch.c.id.desc())
-
-
-def _sums(batch: Subquery) -> Select[Any]:
-    names = ("total", "completed", "failed")
-    sums = select(*(func.coalesce(func.sum(shards.c[name]), 0).label(name) for name in names))
-    return sums.where(shards.c.batch_id == batch.c.id)
 
 
 def _errored(batch: Subquery) -> Select[Any]:
@@ -190,7 +180,7 @@ def results_of(connection: Connection, project_id: str, batch_id: str) -> Result
     if not rows:
         message = "The results are not available any more: they have expired."
         raise NotFound(message)
-    sources = [Source(row.id, row.batch_id, is_error=row.id.endswith("-error")) for row in rows]
+    sources = [Source.of(row, project_id) for row in rows]
     return Results(sources, sum(row.requests for row in rows))
 
 

@@ -4,7 +4,8 @@ Every field is always present, `null` when unset; all times are integer Unix sec
 Source: openai-python `types/batch.py`, `types/file_object.py`, `types/batch_error.py`, `types/upload.py`.
 """
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -26,6 +27,15 @@ class Wire(BaseModel):
     """An object that is sent: the OpenAPI document says that every field is there."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+@overload
+def unix(moment: datetime) -> int: ...
+@overload
+def unix(moment: None) -> None: ...
+def unix(moment: datetime | None) -> int | None:
+    """Return a moment as it goes over the wire."""
+    return None if moment is None else int(moment.timestamp())
 
 
 Item = TypeVar("Item", bound=BaseModel)

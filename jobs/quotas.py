@@ -25,8 +25,6 @@ BYTES_PER_TOKEN = 4
 # When to look again for what frees itself: batches end. Milliseconds.
 RETRY_OPEN_MS = 10_000
 MAX_QUOTA = 2**53
-
-
 NAMES = tuple(Quotas.model_fields)
 
 
@@ -140,14 +138,12 @@ _OPEN = text(
     SELECT count(DISTINCT b.id) AS batches, coalesce(sum(s.total), 0)::bigint AS requests
     FROM batches b LEFT JOIN shards s ON s.batch_id = b.id
     WHERE b.project_id = :project_id AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
-      AND b.id <> :batch_id
     """
 )
 _ENQUEUED = text(
     """
     SELECT coalesce(sum(enqueued_tokens), 0)::bigint FROM batches
     WHERE project_id = :project_id AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
-      AND id <> :batch_id
     """
 )
 
@@ -156,7 +152,6 @@ _ENQUEUED = text(
 class Work:
     """What a new batch would add to its project."""
 
-    batch_id: str
     requests: int
     tokens: int
 
@@ -170,7 +165,7 @@ def admit_batch(connection: Connection, project_id: str, quota: Quotas, work: Wo
     if quota.max_open_batches is None and quota.max_open_requests is None:
         return
     alone(connection, project_id)
-    had = connection.execute(_OPEN, {"project_id": project_id, "batch_id": work.batch_id}).one()
+    had = connection.execute(_OPEN, {"project_id": project_id}).one()
     if quota.max_open_batches is not None and had.batches >= quota.max_open_batches:
         message = f"The project has {had.batches} batches that have not ended and may have {quota.max_open_batches}."
         raise QuotaExceeded(message, code="batch_quota_exceeded", retry_after_ms=RETRY_OPEN_MS)
@@ -187,7 +182,7 @@ def token_problem(connection: Connection, project_id: str, quota: Quotas, work: 
     if quota.max_enqueued_tokens is None:
         return None
     alone(connection, project_id)
-    had = connection.execute(_ENQUEUED, {"project_id": project_id, "batch_id": work.batch_id}).scalar_one()
+    had = connection.execute(_ENQUEUED, {"project_id": project_id}).scalar_one()
     if had + work.tokens <= quota.max_enqueued_tokens:
         return None
     message = (

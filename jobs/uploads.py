@@ -25,7 +25,7 @@ from jobs.errors import InvalidRequest, NotFound, PayloadTooLarge, Unavailable
 from jobs.files import NewFile
 from jobs.idempotency import Call
 from jobs.ingest import Ingest, Measure
-from jobs.protocol import BATCH_PURPOSE, Upload, UploadComplete, UploadCreate, UploadPart
+from jobs.protocol import BATCH_PURPOSE, Upload, UploadComplete, UploadCreate, UploadPart, unix
 from jobs.raw import Pieces
 from jobs.settings import Limits, Quotas, Settings
 from jobs.tables import files as files_table
@@ -75,8 +75,8 @@ def find(connection: Connection, project_id: str, upload_id: str) -> Upload:
     return Upload(
         id=row.id,
         bytes=row.bytes,
-        created_at=int(row.created_at.timestamp()),
-        expires_at=int(row.expires_at.timestamp()),
+        created_at=unix(row.created_at),
+        expires_at=unix(row.expires_at),
         filename=row.filename,
         purpose=row.purpose,
         status=row.now,
@@ -88,7 +88,7 @@ def find_part(connection: Connection, project_id: str, part_id: str) -> UploadPa
     """Return a part that is there."""
     statement = select(files_table.c.upload_id, files_table.c.created_at)
     row = connection.execute(statement.where(files_table.c.project_id == project_id, files_table.c.id == part_id)).one()
-    return UploadPart(id=part_id, created_at=int(row.created_at.timestamp()), upload_id=row.upload_id)
+    return UploadPart(id=part_id, created_at=unix(row.created_at), upload_id=row.upload_id)
 
 
 def _select(project_id: str, upload_id: str) -> Select[Any]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
 
-from jobs import addresses, events, idempotency, ids, quotas
+from jobs import addresses, events, idempotency, ids, pages, quotas
 from jobs.errors import InvalidRequest, NotFound
 from jobs.protocol import (
     WebhookDelivery,
@@ -13,6 +13,7 @@ from jobs.protocol import (
     WebhookEndpointCreate,
     WebhookEndpointUpdate,
     WebhookEndpointWithSecret,
+    unix,
 )
 from jobs.settings import Webhooks
 from jobs.tables import webhook_deliveries, webhook_endpoints
@@ -75,12 +76,14 @@ def find_with_secret(connection: Connection, project_id: str, endpoint_id: str) 
 
 
 def _row(connection: Connection, project_id: str, endpoint_id: str) -> Row[Any]:
-    statement = select(webhook_endpoints).where(
-        webhook_endpoints.c.project_id == project_id, webhook_endpoints.c.id == endpoint_id
-    )
+    statement = select(webhook_endpoints).where(_is(project_id, endpoint_id))
     if (row := connection.execute(statement).one_or_none()) is None:
         raise _not_found(endpoint_id)
     return row
+
+
+def _is(project_id: str, endpoint_id: str) -> ColumnElement[bool]:
+    return (webhook_endpoints.c.project_id == project_id) & (webhook_endpoints.c.id == endpoint_id)
 
 
 def _not_found(endpoint_id: str) -> NotFound:
@@ -117,17 +120,12 @@ def list_deliveries(
 def _page(
     connection: Connection, table: Table, chosen: ColumnElement[bool], after: str | None, limit: int
 ) -> tuple[Sequence[Row[Any]], bool]:
-    place = tuple_(table.c.created_at, table.c.id)
-    statement = select(table).where(chosen)
-    if after:
-        mark = connection.execute(select(table.c.created_at, table.c.id).where(chosen, table.c.id == after)).first()
-        if mark is None:
-            message = f"Nothing found with id '{after}'."
-            raise NotFound(message, param="after")
-        statement = statement.where(place < tuple_(*mark))
-    newest_first = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1)
-    rows = connection.execute(newest_first).all()
-    return rows[:limit], len(rows) > limit
+    mark = pages.place(connection, table, chosen, after, _no_place) if after else None
+    return pages.read(connection, select(table).where(chosen), table, after=mark, limit=limit, newest_first=True)
+
+
+def _no_place(object_id: str) -> NotFound:
+    return NotFound(f"Nothing found with id '{object_id}'.", param="after")
 
 
 def change(
@@ -164,9 +162,7 @@ def rotate(connection: Connection, project_id: str, endpoint_id: str, *, keep_ol
 
 
 def _update(connection: Connection, project_id: str, endpoint_id: str, values: dict[str, Any]) -> None:
-    statement = update(webhook_endpoints).where(
-        webhook_endpoints.c.project_id == project_id, webhook_endpoints.c.id == endpoint_id
-    )
+    statement = update(webhook_endpoints).where(_is(project_id, endpoint_id))
     if not connection.execute(statement.values(**values, updated_at=func.app_now())).rowcount:
         raise _not_found(endpoint_id)
 
@@ -178,10 +174,7 @@ def remove(connection: Connection, project_id: str, endpoint_id: str) -> None:
         NotFound: no such endpoint in this project.
     """
     idempotency.forget_object(connection, endpoint_id)
-    statement = delete(webhook_endpoints).where(
-        webhook_endpoints.c.project_id == project_id, webhook_endpoints.c.id == endpoint_id
-    )
-    if not connection.execute(statement).rowcount:
+    if not connection.execute(delete(webhook_endpoints).where(_is(project_id, endpoint_id))).rowcount:
         raise _not_found(endpoint_id)
 
 
@@ -191,9 +184,9 @@ def _wire(row: Row[Any]) -> WebhookEndpoint:
         name=row.name,
         url=row.url,
         event_types=row.event_types,
-        created_at=int(row.created_at.timestamp()),
-        updated_at=int(row.updated_at.timestamp()),
-        disabled_at=_unix(row.disabled_at),
+        created_at=unix(row.created_at),
+        updated_at=unix(row.updated_at),
+        disabled_at=unix(row.disabled_at),
         signing_secret_hint=events.secret_hint(row.secret),
     )
 
@@ -207,13 +200,9 @@ def _delivery(row: Row[Any]) -> WebhookDelivery:
         attempts=row.attempts,
         last_status_code=row.last_status,
         last_error=row.last_error,
-        created_at=int(row.created_at.timestamp()),
-        last_attempt_at=_unix(row.attempted_at),
-        next_attempt_at=_unix(row.next_at),
-        delivered_at=_unix(row.delivered_at),
-        given_up_at=_unix(row.given_up_at),
+        created_at=unix(row.created_at),
+        last_attempt_at=unix(row.attempted_at),
+        next_attempt_at=unix(row.next_at),
+        delivered_at=unix(row.delivered_at),
+        given_up_at=unix(row.given_up_at),
     )
-
-
-def _unix(moment: Any) -> int | None:  # noqa: ANN401  a datetime or null, as the row has it
-    return None if moment is None else int(moment.timestamp())

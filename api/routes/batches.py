@@ -1,6 +1,5 @@
 """`/v1/batches`: create, list, read, cancel."""
 
-import hashlib
 from functools import partial
 from typing import Annotated
 
@@ -23,7 +22,7 @@ async def create_batch(asked: BatchCreate, call: CreatesBatch, context: Here) ->
     A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same batch.
     """
     new = batch_rules.check(asked, any_window=context.settings.limits.any_completion_window)
-    fingerprint = hashlib.sha256(asked.model_dump_json().encode()).digest()
+    fingerprint = idempotency.fingerprint(asked)
 
     def create(connection: Connection) -> tuple[str, bool]:
         make = partial(batches.create, connection, call.caller.project_id, new, context.settings)

@@ -164,7 +164,7 @@ async def retrieve_content(
     One range of bytes may be asked for, unless the file is still being written.
     """
     row = await context.transaction(caller, lambda connection: files.find(connection, caller.project_id, file_id))
-    source = content.Source(row.id, row.batch_id, row.id.endswith("-error"), caller.project_id)
+    source = content.Source.of(row, caller.project_id)
     headers = _headers(row.filename)
     if not row.is_final:
         return _stream(content.stream(context.database, source), headers)

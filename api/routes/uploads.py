@@ -1,6 +1,5 @@
 """`/v1/uploads`: a file in parts."""
 
-import hashlib
 from functools import partial
 
 from anyio import to_thread
@@ -28,7 +27,7 @@ async def create_upload(asked: UploadCreate, call: CreatesFile, context: Here) -
 
     A call that is repeated, with the same Idempotency-Key or by the SDK itself, answers with the same upload.
     """
-    fingerprint = hashlib.sha256(asked.model_dump_json().encode()).digest()
+    fingerprint = idempotency.fingerprint(asked)
 
     def create(connection: Connection) -> str:
         make = partial(uploads.create, connection, call.caller.project_id, asked, context.settings)

@@ -1,12 +1,9 @@
 """`/v1/webhook_endpoints`: who is told when batches end. The names are those of `client.webhooks` of the openai SDK."""
 
-import hashlib
-import json
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from api.context import CreatesWebhook, Here, WebhooksReader, WebhooksWriter
@@ -29,11 +26,6 @@ router = APIRouter(prefix="/v1", tags=["webhooks"])
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-def _fingerprint(asked: BaseModel) -> bytes:
-    # As ASCII: it is taken before the parameters are looked at, and they may not be valid Unicode.
-    return hashlib.sha256(json.dumps(asked.model_dump()).encode()).digest()
-
-
 @router.get("/webhook_event_types")
 async def list_event_types(_: WebhooksReader) -> WebhookEventTypeList:
     """List what an endpoint can be told."""
@@ -49,7 +41,7 @@ async def create_endpoint(
 
     def create(connection: Connection) -> WebhookEndpointWithSecret:
         make = partial(webhooks.create, connection, project_id, asked, context.settings.webhooks)
-        endpoint_id, _ = idempotency.once(connection, call, _fingerprint(asked), make)
+        endpoint_id, _ = idempotency.once(connection, call, idempotency.fingerprint(asked), make)
         return webhooks.find_with_secret(connection, project_id, endpoint_id)
 
     return await context.transaction(call.caller, create)
@@ -107,7 +99,7 @@ async def rotate_secret(
             webhooks.rotate(connection, project_id, endpoint_id, keep_old=keep_old)
             return endpoint_id
 
-        idempotency.once(connection, call, _fingerprint(asked), make)
+        idempotency.once(connection, call, idempotency.fingerprint(asked), make)
         return webhooks.find_with_secret(connection, project_id, endpoint_id)
 
     return await context.transaction(call.caller, rotate)

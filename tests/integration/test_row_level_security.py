@@ -9,7 +9,7 @@ from sqlalchemy.exc import ProgrammingError
 from starlette.testclient import TestClient
 from web import Client, another
 
-from jobs import content, db
+from jobs import content, db, messages
 from jobs.tables import metadata
 
 # What the caller's role may not touch at all.
@@ -88,6 +88,20 @@ def test_a_download_shows_nothing_of_another_project(domain: Any, theirs: Client
         source = content.Source(file_id, project_id=project_id)
         assert bool(b"".join(content.stream(domain.engine, source))) == is_seen
         assert bool(b"".join(content.stream_range(domain.engine, source, 0, 10))) == is_seen
+
+
+def test_results_of_a_message_batch_are_read_as_those_of_its_project(domain: Any, http: TestClient) -> None:
+    client = another(domain.engine, http, "theirs")
+    params = {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    body = {"requests": [{"custom_id": "row-0", "params": params}]}
+    batch_id = client.call("POST", "/v1/messages/batches", json=body).json()["id"].replace("msgbatch_", "batch_")
+    (shard,) = domain.shards(batch_id)
+    domain.write(domain.claim_soon(shard.id), [1])
+    assert domain.settle(batch_id)
+    project_id = domain.execute("SELECT id FROM projects WHERE name = 'theirs'")[0].id
+    with db.transaction(domain.engine, project_id) as connection:
+        found = messages.results_of(connection, project_id, batch_id)
+    assert [source.project_id for source in found.sources] == [project_id]
 
 
 def test_the_role_ends_with_its_transaction(domain: Any) -> None:
