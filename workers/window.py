@@ -159,7 +159,7 @@ class Window:
         try:
             async with asyncio.timeout(self._timeout):
                 asked = _decode(row.content.removeprefix(lines.BOM)).body
-                body = await endpoints.run(self._engine, run.lease.endpoint, asked)
+                body = await endpoints.run(self._engine, run.lease.endpoint, asked, tenant=run.lease.project_id)
             return outcomes.success(row.line_no, row.custom_id, body)
         except RequestRejected as error:
             status, code, param, message = error.status_code, error.code, error.param, error.message

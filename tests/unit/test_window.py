@@ -41,7 +41,7 @@ class GatedEngine:
     def healthy(self) -> bool:
         return True
 
-    async def run(self, endpoint: str, body: Body) -> Body:
+    async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
         prompt = body["messages"][0]["content"]
         future = self.running[prompt] = asyncio.get_running_loop().create_future()
         try:

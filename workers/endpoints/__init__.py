@@ -49,7 +49,7 @@ def served(engine: Engine) -> list[str]:
     return [name for name in BATCH_ENDPOINTS if name in own or (name in TRANSLATIONS and TRANSLATIONS[name].via in own)]
 
 
-async def run(engine: Engine, endpoint: str, body: Body) -> Body:
+async def run(engine: Engine, endpoint: str, body: Body, *, tenant: str = "") -> Body:
     """Return the response body of one request, by the engine itself or by translation.
 
     Raises:
@@ -57,11 +57,11 @@ async def run(engine: Engine, endpoint: str, body: Body) -> Body:
         EngineFatal: the engine is dead.
     """
     if endpoint in engine.endpoints():
-        return await engine.run(endpoint, body)
+        return await engine.run(endpoint, body, tenant=tenant)
     translation = TRANSLATIONS[endpoint]
     asked = parameters.check(translation.request, body)
     try:
-        answer = await engine.run(translation.via, translation.to(asked))
+        answer = await engine.run(translation.via, translation.to(asked), tenant=tenant)
     except RequestRejected as error:
         raise _renamed(error, translation.names(asked)) from None
     return translation.back(asked, answer)

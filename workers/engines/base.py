@@ -29,10 +29,15 @@ class Engine(Protocol):
     def capacity(self) -> int:
         """Return how many requests the engine runs together; more than these wait in it."""
 
-    async def run(self, endpoint: str, body: Body) -> Body:
+    async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
         """Return the response body of one request, as the endpoint's synchronous API would.
 
         Cancelling the call ends the request in the engine.
+
+        Args:
+            endpoint: one of `endpoints()`.
+            body: what the client sent, or what `workers.endpoints` made of it; not yet checked.
+            tenant: the project that asks; what an engine keeps of one project serves no other.
 
         Raises:
             RequestRejected: this request cannot be run; others can.

@@ -118,7 +118,7 @@ class LlamaCppEngine:
     def capacity(self) -> int:
         return self._settings.parallel_requests
 
-    async def run(self, endpoint: str, body: Body) -> Body:
+    async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:  # noqa: ARG002
         if endpoint == EMBEDDINGS:
             return await self._run_embedding(parameters.check(EmbeddingParameters, body))
         if endpoint == CHAT:

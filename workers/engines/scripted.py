@@ -52,7 +52,7 @@ class ScriptedEngine:
     def capacity(self) -> int:
         return CAPACITY
 
-    async def run(self, endpoint: str, body: Body) -> Body:
+    async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:  # noqa: ARG002
         text = _prompt(endpoint, body)
         with self._progress:
             if action := _ACTIONS.get(text.split(" ", 1)[0]):
