@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, JsonValue, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from jobs.errors import ConfigurationError
@@ -185,11 +185,67 @@ class LlamaCpp(_Section):
     """Layers placed on a GPU. 0: CPU only, which the prebuilt wheel is."""
 
 
+class Vllm(_Section):
+    """The vLLM engine (`worker.engine = "vllm"`). `profiles/` has settings for Gemma 3 on the usual GPUs."""
+
+    model: str = ""
+    """Checkpoint: a folder, or a name on the Hugging Face Hub. Must be set for this engine."""
+    model_name: str = ""
+    """Name that requests give as `model`. Unset: the same as `model`."""
+    task: Literal["generate", "embed"] = "generate"
+    """What the model is loaded for. `generate`: chat, completions, responses, messages; `embed`: embeddings and scores.
+    vLLM does one or the other."""
+    adapters: dict[str, Path] = {}
+    """LoRA adapters, as a JSON object: the name that requests give as `model`, and the adapter's folder."""
+    context_tokens: Count | None = None
+    """Context of each request, tokens. Unset: the model's own. Less leaves room for more requests at once."""
+    long_answers: Literal["refuse", "clamp"] = "refuse"
+    """What to do with a request whose `max_tokens` does not fit behind its prompt. `refuse`: it fails alone, as with
+    OpenAI; `clamp`: its answer may be as long as fits."""
+    max_sequences: Count = 256
+    """Requests decoded together. vLLM's own default for embedders is 128, too few for a Hopper GPU."""
+    step_tokens: Count = 8_192
+    """Most tokens of one step of the engine. vLLM's own default for embedders is 2,048, which slows prompts down."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.92
+    """Part of the GPU's memory that vLLM takes. vLLM's own default."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Numbers of weights and activations. `auto`: as the checkpoint says."""
+    quantization: Literal["checkpoint", "fp8"] = "checkpoint"
+    """`checkpoint`: as its own files say (FP8, AWQ, GPTQ, or none); `fp8`: weights are quantised while loading."""
+    kv_cache: Literal["auto", "fp8"] = "auto"
+    """Numbers of the KV cache. `fp8` holds twice the tokens and costs a little accuracy."""
+    tensor_parallel: Count = 1
+    """GPUs that share each layer, for a model that does not fit on one."""
+    pipeline_parallel: Count = 1
+    """Groups of GPUs that share the layers one after the other, for a model that does not fit on one machine."""
+    replicas: Count = 1
+    """Copies of the model, each on its own GPUs. Faster than tensor parallel where one copy fits."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What starts the processes of several GPUs. `ray`: on several machines of a Ray cluster."""
+    eager: bool = False
+    """Run without compiling and without CUDA graphs. Starts sooner, decodes slower."""
+    images_per_request: Annotated[int, Field(ge=0)] = 0
+    """Most images of a request. 0: text only, and the image tower takes no memory."""
+    chat_template: Path | None = None
+    """Jinja template of a chat. Unset: the checkpoint's own."""
+    tool_parser: str | None = None
+    """vLLM's parser of tool calls in answers (`--tool-call-parser`). Unset: `tools` are refused."""
+    reasoning_parser: str | None = None
+    """vLLM's parser of reasoning in answers (`--reasoning-parser`). Unset: reasoning is part of the text."""
+    allow_grammars: bool = False
+    """Take `structured_outputs` with `regex` and `grammar`. Off: some need minutes and gigabytes to compile."""
+    renderer_threads: Count = 4
+    """Threads that fill in chat templates and tokenise. One is too few for models of about 1B."""
+    arguments: dict[str, JsonValue] = {}
+    """Further arguments of `vllm serve`, as a JSON object: `{"attention-backend": "FLASHINFER"}`. They win."""
+
+
 class Worker(_Section):
     """A worker process: one engine and the shards it runs."""
 
-    engine: Literal["llamacpp", "scripted"] = "llamacpp"
-    """Which engine. `scripted` obeys its prompts and is for tests and for measuring the data plane."""
+    engine: Literal["llamacpp", "vllm", "scripted"] = "llamacpp"
+    """Which engine. `vllm` must be installed beside it (docs/gpu.md); `scripted` obeys its prompts and is for tests and
+    for measuring the data plane."""
     waiting_requests: Count = 64
     """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
     the time they wait counts as theirs."""
@@ -197,8 +253,9 @@ class Worker(_Section):
     """Most shards held at once. They must cover the engine's window: about window / shards.max_requests + 2."""
     request_timeout_seconds: Seconds = 600
     """Longest time one request may run, seconds; then it fails alone with `request_timeout`."""
-    stall_seconds: Seconds = 120
-    """An engine that runs requests and makes no progress for this long is taken for hung, seconds."""
+    stall_seconds: Seconds = 100
+    """An engine that runs requests and makes no progress for this long is taken for hung, seconds. A heartbeat looks,
+    so a hang is found within two minutes."""
     drain_seconds: Seconds = 30
     """After SIGTERM running requests get this long to finish, seconds; the rest is released to other workers."""
     poll_seconds: Seconds = 10
@@ -211,6 +268,8 @@ class Worker(_Section):
     """Outcomes that may wait for Postgres before no new request is started."""
     llamacpp: LlamaCpp = LlamaCpp()
     """The llama.cpp engine."""
+    vllm: Vllm = Vllm()
+    """The vLLM engine."""
 
 
 class Flower(_Section):
