@@ -154,6 +154,10 @@ def g3(lab: Lab, count: int, rounds: int) -> None:
         compare(lab, f"G3 {shape}", lab.file(shape, count // part), rounds)
 
 
+def g4(lab: Lab, count: int, rounds: int) -> None:
+    compare(lab, "G4 sharegpt", lab.file("sharegpt", count), rounds)
+
+
 def g5(lab: Lab, count: int, _: int) -> None:
     file = lab.file("translation", count)
     bare(lab, "G5 translation", file, "chunks", 256)
@@ -179,7 +183,7 @@ def g11(lab: Lab, count: int, rounds: int) -> None:
         compare(lab, f"G11 {schemas} schemas", lab.file("translation", count // 4, schemas), rounds)
 
 
-SCENARIOS: dict[str, Callable[[Lab, int, int], None]] = {"G1": g1, "G3": g3, "G5": g5, "G9": g9, "G11": g11}
+SCENARIOS: dict[str, Callable[[Lab, int, int], None]] = {"G1": g1, "G3": g3, "G4": g4, "G5": g5, "G9": g9, "G11": g11}
 
 
 # The service.
@@ -205,7 +209,7 @@ def service(home: Path, settings: dict[str, str], worker: list[str]) -> Iterator
 def _worker(stack: services.Stack, command: list[str]) -> Connection:
     """Start the worker; loading a large model takes minutes."""
     log, socket = stack.home / "worker.log", stack.home / "orders.sock"
-    argv = ["env", f"BENCH_SOCKET={socket}", *command, str(ROOT / "bench" / "gpu_worker.py")]
+    argv = ["/usr/bin/env", f"BENCH_SOCKET={socket}", *command, str(ROOT / "bench" / "gpu_worker.py")]
 
     async def ready() -> bool:
         return socket.exists()
@@ -230,10 +234,11 @@ def worker_settings(options: argparse.Namespace) -> dict[str, str]:
         "dtype": options.dtype,
         "eager": options.eager,
         "gpu_memory_share": options.memory_share,
-        "arguments": {"load-format": options.load_format, **json.loads(options.arguments)},
+        "arguments": json.dumps({"load-format": options.load_format, **json.loads(options.arguments)}),
         **({"chat_template": options.chat_template} if options.chat_template else {}),
     }
-    return {"PROMPTMILL_WORKER__ENGINE": "vllm", "PROMPTMILL_WORKER__VLLM": json.dumps(engine)}
+    named = {f"PROMPTMILL_WORKER__VLLM__{name.upper()}": str(value) for name, value in engine.items()}
+    return {"PROMPTMILL_WORKER__ENGINE": "vllm", **named}
 
 
 def parse() -> argparse.Namespace:

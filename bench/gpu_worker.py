@@ -23,6 +23,7 @@ from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
+import psutil
 from vllm import SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -42,6 +43,7 @@ class Bench:
         self._steps: list[Step] = []
         self._preempted = 0
         self._numbers = itertools.count()
+        self._cpu = _cpu()
         steps, record = self.engine.steps, self.engine.steps.record
 
         def note(scheduler: Any, iteration: Any) -> None:
@@ -64,6 +66,7 @@ class Bench:
     def mark(self) -> None:
         self._steps.clear()
         self._preempted = self.engine.steps.preempted
+        self._cpu = _cpu()
 
     def steps(self) -> dict[str, Any]:
         """Return means over time, and running and waiting rows for each second."""
@@ -85,6 +88,7 @@ class Bench:
             "mean_kv": mean(3),
             "nothing_waiting": idle,
             "preempted": self.engine.steps.preempted - self._preempted,
+            "cpu_seconds": {name: spent - self._cpu.get(name, 0) for name, spent in _cpu().items()},
             "series": sorted((second, *values) for second, values in series.items()),
         }
 
@@ -161,6 +165,19 @@ class Bench:
             "input_tokens": sum(usage["prompt_tokens"] for usage in usages),
             **self.steps(),
         }
+
+
+def _cpu() -> dict[str, float]:
+    """Return CPU seconds of this process's front end thread, of all its threads, and of the engine below it."""
+    me = psutil.Process()
+    loop = next(thread.native_id for thread in threading.enumerate() if thread.name == "engine-loop")
+    spent = {thread.id: thread.user_time + thread.system_time for thread in me.threads()}
+    below = [child.cpu_times() for child in me.children(recursive=True)]
+    return {
+        "front_end": spent.get(loop or 0, 0.0),
+        "worker": sum(spent.values()),
+        "engine": sum(times.user + times.system for times in below),
+    }
 
 
 class MeasuredRuntime(Runtime):

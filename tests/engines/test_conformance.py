@@ -28,7 +28,13 @@ LLAMACPP = {
     "llamacpp": Worker(engine="llamacpp", llamacpp=SMALL),
     "llamacpp that embeds": Worker(engine="llamacpp", llamacpp=EMBEDDER),
 }
-ON_CPU = Vllm(model=os.environ.get("PROMPTMILL_TEST_CHECKPOINT", ""), dtype="float32", eager=True, context_tokens=512)
+ON_CPU = Vllm(
+    model=os.environ.get("PROMPTMILL_TEST_CHECKPOINT", ""),
+    dtype="float32",
+    eager=True,
+    context_tokens=512,
+    gpu_memory_share=0.2,
+)
 VLLM = {
     "vllm": Worker(engine="vllm", vllm=ON_CPU.model_copy(update={"model_name": "smol", "max_sequences": 4})),
     "vllm that embeds": Worker(
