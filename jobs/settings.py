@@ -1,17 +1,35 @@
-"""Every setting of every process: one tree, read from `PROMPTMILL_*` variables.
+"""Every setting of every process: one tree, read from `PROMPTMILL_*` variables and a profile.
 
-`PROMPTMILL_WORKER__ENGINE=llamacpp` sets `worker.engine`. A variable that is not in the tree stops the process:
-a misspelt setting that is silently ignored is worse than none. `docs/settings.md` is generated from this file.
+`PROMPTMILL_WORKER__ENGINE=llamacpp` sets `worker.engine`. A profile is a TOML file of the same tree
+(`jobs/profiles.py`); variables win over it. What is not in the tree stops the process: a misspelt setting that is
+silently ignored is worse than none. `docs/settings.md` is generated from this file.
 """
 
 import os
+import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
+from jobs import profiles
 from jobs.errors import ConfigurationError
 
 PREFIX = "PROMPTMILL_"
@@ -185,11 +203,54 @@ class LlamaCpp(_Section):
     """Layers placed on a GPU. 0: CPU only, which the prebuilt wheel is."""
 
 
+class Vllm(_Section):
+    """The vLLM engine (`worker.engine = "vllm"`)."""
+
+    model: str = ""
+    """Directory or Hub id of the checkpoint."""
+    model_name: str = ""
+    """Name that requests give as `model`. Unset: as `model`."""
+    task: Literal["generate", "embed"] = "generate"
+    """What the model is loaded for."""
+    adapters: dict[str, Path] = {}
+    """LoRA adapters, each a model of its own: name and directory, as a JSON object."""
+    context_tokens: Count | None = None
+    """Longest prompt and answer together, tokens. Unset: the model's own. Less leaves more rows room."""
+    max_sequences: Count = 256
+    """Most rows that are decoded together."""
+    step_tokens: Count = 8192
+    """Most tokens of one step of the engine."""
+    gpu_memory_share: float = 0.92
+    """Share of each GPU's memory that the engine takes, weights and KV cache together."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of weights and activations. `auto`: the checkpoint's."""
+    quantization: Literal["checkpoint", "fp8"] = "checkpoint"
+    """`checkpoint`: as its config says (FP8, AWQ, GPTQ ...); `fp8`: made so while loading."""
+    kv_cache: Literal["auto", "fp8"] = "auto"
+    """Type of the KV cache. `auto`: that of the model."""
+    tensor_parallel: Count = 1
+    """GPUs that share each layer."""
+    pipeline_parallel: Count = 1
+    """Groups of GPUs that share the layers."""
+    replicas: Count = 1
+    """Copies of the model in this worker, each on GPUs of its own."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What runs the GPUs. `ray`: those of several machines."""
+    eager: bool = False
+    """Without CUDA graphs: starts faster, runs slower."""
+    images_per_request: Annotated[int, Field(ge=0)] = 0
+    """Most images of a request. 0: text only, and the image encoder is not loaded."""
+    arguments: dict[str, JsonValue] = {}
+    """Further arguments of `vllm serve`, by their long name, as a JSON object. They win over the settings above."""
+
+
 class Worker(_Section):
     """A worker process: one engine and the shards it runs."""
 
-    engine: Literal["llamacpp", "scripted"] = "llamacpp"
+    engine: Literal["llamacpp", "scripted", "vllm"] = "llamacpp"
     """Which engine. `scripted` obeys its prompts and is for tests and for measuring the data plane."""
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of each GPU that the settings are made for, GiB. Only `promptmill worker --dry-run` looks at it."""
     waiting_requests: Count = 64
     """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
     the time they wait counts as theirs."""
@@ -211,6 +272,8 @@ class Worker(_Section):
     """Outcomes that may wait for Postgres before no new request is started."""
     llamacpp: LlamaCpp = LlamaCpp()
     """The llama.cpp engine."""
+    vllm: Vllm = Vllm()
+    """The vLLM engine."""
 
 
 class Flower(_Section):
@@ -235,6 +298,9 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
+    profile: str = ""
+    """Profile to read: the name of a shipped one, or a path that ends in `.toml` (docs/profiles.md). Variables win over
+    it. The same as `promptmill worker --profile`."""
     database_url: SecretStr = SecretStr("postgresql://127.0.0.1:5432/promptmill")
     """Postgres, where every obligation and every result is."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -251,6 +317,20 @@ class Settings(BaseSettings):
     api: Api = Api()
     worker: Worker = Worker()
     flower: Flower = Flower()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the library passes them by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the profile that is named behind the variables."""
+        name = {**env_settings(), **init_settings()}.get("profile")
+        profile = (TomlConfigSettingsSource(settings_cls, profiles.find(name)),) if name else ()
+        return init_settings, env_settings, *profile
 
 
 def variables(section: type[BaseModel] = Settings, prefix: str = PREFIX) -> dict[str, str]:
@@ -276,28 +356,56 @@ def unknown_variables(environment: list[str]) -> list[str]:
 
 
 @cache
-def load() -> Settings:
+def load(profile: str | None = None) -> Settings:
     """Return the settings of this process.
 
+    Args:
+        profile: which profile to read; None for the one that `PROMPTMILL_PROFILE` names, if any.
+
     Raises:
-        ConfigurationError: a variable is unknown, or its value does not fit; the message names it.
+        ConfigurationError: a variable or a key of the profile is unknown, or its value does not fit; the message names
+            it. Or there is no such profile.
     """
     if unknown := unknown_variables(list(os.environ)):
         message = f"Unknown settings: {', '.join(unknown)}. docs/settings.md lists all that exist."
         raise ConfigurationError(message)
     try:
-        return Settings()
+        return Settings(profile=profile) if profile else Settings()
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from error
+        raise ConfigurationError(_explain(error, profile)) from error
     except SettingsError as error:
         # pydantic-settings names the section only.
         message = f"A list or a section among the settings is not valid JSON: {error}"
         raise ConfigurationError(message) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        message = f"The profile {_profile(profile)} is not valid TOML: {error}"
+        raise ConfigurationError(message) from error
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_input=False, include_url=False):
-        name = PREFIX + DELIMITER.join(str(part).upper() for part in problem["loc"])
-        lines.append(f"{name}: {problem['msg']}")
-    return "; ".join(lines)
+def _profile(named: str | None) -> str:
+    environment = {name.upper(): value for name, value in os.environ.items()}
+    return named or environment.get(f"{PREFIX}PROFILE", "")
+
+
+def _explain(error: ValidationError, named: str | None) -> str:
+    profile = _profile(named)
+    document = tomllib.loads(profiles.find(profile).read_text()) if profile else {}
+    problems = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{_place(problem['loc'], profile, document)}: {problem['msg']}" for problem in problems)
+
+
+def _place(location: tuple[int | str, ...], profile: str, document: dict[str, Any]) -> str:
+    """Return where a value stands: a variable, or a key of the profile. A variable wins over the profile."""
+    variable = PREFIX + DELIMITER.join(str(part).upper() for part in location)
+    set_by_variable = any(f"{variable}{DELIMITER}".startswith(f"{name.upper()}{DELIMITER}") for name in os.environ)
+    if set_by_variable or not _is_in(document, location):
+        return variable
+    return f"{profile}: {'.'.join(map(str, location))}"
+
+
+def _is_in(document: object, location: tuple[int | str, ...]) -> bool:
+    for part in location:
+        if not isinstance(document, dict) or part not in document:
+            return False
+        document = document[part]
+    return True
