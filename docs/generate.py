@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from jobs import profiles, settings
-from workers import dry_run
+from workers import estimate
 from workers.engines.kv import GIB, Pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def _profiles_table() -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name in profiles.names():
         worker = settings.load(name).worker
-        made = dry_run.report(worker, lengths="150/95,1155/211")
+        made = estimate.report(worker, lengths="150/95,1155/211")
         if isinstance(made.memory, Pool):
             kv, most = made.memory.kv_bytes, worker.vllm.max_sequences
             pool = f"{made.memory.reported_tokens:,} tokens"

@@ -42,9 +42,9 @@ def worker(
 def _show_dry_run(worker: settings.Worker, gpu_memory: str | None, lengths: str | None, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from workers import dry_run
+    from workers import dry_run, estimate
 
-    made = dry_run.report(worker, gpu_memory=gpu_memory, lengths=lengths or dry_run.LENGTHS)
+    made = estimate.report(worker, gpu_memory=gpu_memory, lengths=lengths or estimate.LENGTHS)
     if as_json:
         sys.stdout.write(dry_run.as_json(made) + "\n")
     else:

@@ -1,9 +1,9 @@
 """Arithmetic of GPU memory: weights, what is left for keys and values, and the rows that fit.
 
-As vLLM 0.26 counts (`v1/core/kv_cache_utils.py`): memory is handed out in blocks of 16 tokens. Layers of one kind of
-attention are cut into groups of equal size (of Gemma 3 27B's 62: one group of 10 global layers, six of up to 10 local
-ones), each group of a row has blocks of its own, and a block holds its 16 tokens for all layers of a group. Groups that
-are not full waste the rest. A local group needs blocks for its window only.
+As vLLM 0.26 and 0.33 count (`v1/core/kv_cache_utils.py`): memory is handed out in blocks of 16 tokens. Layers of one
+kind of attention are cut into groups of equal size (of Gemma 3 27B's 62: one group of 10 global layers, six of up to 10
+local ones), each group of a row has blocks of its own, and a block holds its 16 tokens for all layers of a group.
+Groups that are not full waste the rest. A local group needs blocks for its window only.
 
 Nothing here needs a GPU or an engine.
 """
