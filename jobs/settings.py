@@ -204,51 +204,66 @@ class LlamaCpp(_Section):
 
 
 class Vllm(_Section):
-    """The vLLM engine (`worker.engine = "vllm"`)."""
+    """The vLLM engine (`worker.engine = "vllm"`). `profiles/` has settings for Gemma 3 on the usual GPUs."""
 
     model: str = ""
-    """Directory or Hub id of the checkpoint."""
+    """Checkpoint: a folder, or a name on the Hugging Face Hub. Must be set for this engine."""
     model_name: str = ""
-    """Name that requests give as `model`. Unset: as `model`."""
+    """Name that requests give as `model`. Unset: the same as `model`."""
     task: Literal["generate", "embed"] = "generate"
-    """What the model is loaded for."""
+    """What the model is loaded for. `generate`: chat, completions, responses, messages; `embed`: embeddings and scores.
+    vLLM does one or the other."""
     adapters: dict[str, Path] = {}
-    """LoRA adapters, each a model of its own: name and directory, as a JSON object."""
+    """LoRA adapters, as a JSON object: the name that requests give as `model`, and the adapter's folder."""
     context_tokens: Count | None = None
-    """Longest prompt and answer together, tokens. Unset: the model's own. Less leaves more rows room."""
+    """Context of each request, tokens. Unset: the model's own. Less leaves room for more requests at once."""
+    long_answers: Literal["refuse", "clamp"] = "refuse"
+    """What to do with a request whose `max_tokens` does not fit behind its prompt. `refuse`: it fails alone, as with
+    OpenAI; `clamp`: its answer may be as long as fits."""
     max_sequences: Count = 256
-    """Most rows that are decoded together."""
-    step_tokens: Count = 8192
-    """Most tokens of one step of the engine."""
-    gpu_memory_share: float = 0.92
-    """Share of each GPU's memory that the engine takes, weights and KV cache together."""
+    """Requests decoded together. vLLM's own default for embedders is 128, too few for a Hopper GPU."""
+    step_tokens: Count = 8_192
+    """Most tokens of one step of the engine. vLLM's own default for embedders is 2,048, which slows prompts down."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.92
+    """Part of the GPU's memory that vLLM takes. vLLM's own default."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Type of weights and activations. `auto`: the checkpoint's."""
+    """Numbers of weights and activations. `auto`: as the checkpoint says."""
     quantization: Literal["checkpoint", "fp8"] = "checkpoint"
-    """`checkpoint`: as its config says (FP8, AWQ, GPTQ ...); `fp8`: made so while loading."""
+    """`checkpoint`: as its own files say (FP8, AWQ, GPTQ, or none); `fp8`: weights are quantised while loading."""
     kv_cache: Literal["auto", "fp8"] = "auto"
-    """Type of the KV cache. `auto`: that of the model."""
+    """Numbers of the KV cache. `fp8` holds twice the tokens and costs a little accuracy."""
     tensor_parallel: Count = 1
-    """GPUs that share each layer."""
+    """GPUs that share each layer, for a model that does not fit on one."""
     pipeline_parallel: Count = 1
-    """Groups of GPUs that share the layers."""
+    """Groups of GPUs that share the layers one after the other, for a model that does not fit on one machine."""
     replicas: Count = 1
-    """Copies of the model in this worker, each on GPUs of its own."""
+    """Copies of the model, each on its own GPUs. Faster than tensor parallel where one copy fits."""
     executor: Literal["processes", "ray"] = "processes"
-    """What runs the GPUs. `ray`: those of several machines."""
+    """What starts the processes of several GPUs. `ray`: on several machines of a Ray cluster."""
     eager: bool = False
-    """Without CUDA graphs: starts faster, runs slower."""
+    """Run without compiling and without CUDA graphs. Starts sooner, decodes slower."""
     images_per_request: Annotated[int, Field(ge=0)] = 0
-    """Most images of a request. 0: text only, and the image encoder is not loaded."""
+    """Most images of a request. 0: text only, and the image tower takes no memory."""
+    chat_template: Path | None = None
+    """Jinja template of a chat. Unset: the checkpoint's own."""
+    tool_parser: str | None = None
+    """vLLM's parser of tool calls in answers (`--tool-call-parser`). Unset: `tools` are refused."""
+    reasoning_parser: str | None = None
+    """vLLM's parser of reasoning in answers (`--reasoning-parser`). Unset: reasoning is part of the text."""
+    allow_grammars: bool = False
+    """Take `structured_outputs` with `regex` and `grammar`. Off: some need minutes and gigabytes to compile."""
+    renderer_threads: Count = 4
+    """Threads that fill in chat templates and tokenise. One is too few for models of about 1B."""
     arguments: dict[str, JsonValue] = {}
-    """Further arguments of `vllm serve`, by their long name, as a JSON object. They win over the settings above."""
+    """Further arguments of `vllm serve`, as a JSON object: `{"attention-backend": "FLASHINFER"}`. They win."""
 
 
 class Worker(_Section):
     """A worker process: one engine and the shards it runs."""
 
-    engine: Literal["llamacpp", "scripted", "vllm"] = "llamacpp"
-    """Which engine. `scripted` obeys its prompts and is for tests and for measuring the data plane."""
+    engine: Literal["llamacpp", "vllm", "scripted"] = "llamacpp"
+    """Which engine. `vllm` must be installed beside it (docs/gpu.md); `scripted` obeys its prompts and is for tests and
+    for measuring the data plane."""
     gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of each GPU that the settings are made for, GiB. Only `promptmill worker --dry-run` looks at it."""
     waiting_requests: Count = 64
@@ -258,8 +273,9 @@ class Worker(_Section):
     """Most shards held at once. They must cover the engine's window: about window / shards.max_requests + 2."""
     request_timeout_seconds: Seconds = 600
     """Longest time one request may run, seconds; then it fails alone with `request_timeout`."""
-    stall_seconds: Seconds = 120
-    """An engine that runs requests and makes no progress for this long is taken for hung, seconds."""
+    stall_seconds: Seconds = 100
+    """An engine that runs requests and makes no progress for this long is taken for hung, seconds. A heartbeat looks,
+    so a hang is found within two minutes."""
     drain_seconds: Seconds = 30
     """After SIGTERM running requests get this long to finish, seconds; the rest is released to other workers."""
     poll_seconds: Seconds = 10

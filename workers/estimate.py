@@ -18,7 +18,7 @@ from jobs.settings import Worker
 from workers.engines import kv, shapes
 from workers.engines.kv import GIB, Pool, Slots
 from workers.engines.shapes import Shape
-from workers.engines.vllm_arguments import serve_arguments, serve_words
+from workers.engines.vllm_arguments import command, serve_arguments
 
 # Prompt and answer, tokens: a sentence and a paragraph to translate, a chat, a chat with history, the usual benchmark,
 # a book.
@@ -122,7 +122,7 @@ def _vllm_report(worker: Worker, size: int, size_from: str, pairs: list[tuple[in
     return Report(
         engine="vllm",
         arguments=arguments,
-        command=shlex.join(["vllm", "serve", *serve_words(arguments)]),
+        command=shlex.join(command(arguments)),
         shape=shape,
         gpu=size_from,
         memory=pool,

@@ -1,13 +1,21 @@
 from pathlib import Path
 
+import pytest
+
+from jobs.errors import ConfigurationError
 from jobs.settings import Vllm
-from workers.engines.vllm_arguments import serve_arguments, serve_words
+from workers.engines.vllm_arguments import command, serve_arguments, words
 
 
 def test_what_is_not_set_is_left_to_the_engine() -> None:
     arguments = serve_arguments(Vllm(model="some/model"))
-    assert not {"max-model-len", "quantization", "enforce-eager", "enable-lora"} & arguments.keys()
-    assert arguments["served-model-name"] == "some/model"
+    assert not {"max-model-len", "quantization", "enforce-eager", "enable-lora", "chat-template"} & arguments.keys()
+    assert arguments["served-model-name"] == ["some/model"]
+
+
+def test_a_model_must_be_named() -> None:
+    with pytest.raises(ConfigurationError, match="PROMPTMILL_WORKER__VLLM__MODEL"):
+        serve_arguments(Vllm())
 
 
 def test_further_arguments_win_and_none_takes_one_away() -> None:
@@ -17,10 +25,19 @@ def test_further_arguments_win_and_none_takes_one_away() -> None:
     assert "kv-cache-dtype" not in arguments
 
 
-def test_adapters_are_models_and_may_all_be_in_one_step() -> None:
-    arguments = serve_arguments(Vllm(model="m", adapters={"a": Path("/a"), "b": Path("/b")}))
-    assert arguments["lora-modules"] == [{"name": "a", "path": "/a"}, {"name": "b", "path": "/b"}]
-    assert (arguments["enable-lora"], arguments["max-loras"]) == (True, 2)
+def test_adapters_are_models_with_room_for_the_largest(tmp_path: Path) -> None:
+    adapters = {}
+    for name, rank in (("a", 8), ("b", 40)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(f'{{"r": {rank}}}')
+        adapters[name] = tmp_path / name
+    arguments = serve_arguments(Vllm(model="m", adapters=adapters))
+    assert (arguments["enable-lora"], arguments["max-loras"], arguments["max-lora-rank"]) == (True, 2, 64)
+
+
+def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=str(tmp_path)):
+        serve_arguments(Vllm(model="m", adapters={"a": tmp_path}))
 
 
 def test_ray_runs_the_replicas_too() -> None:
@@ -29,5 +46,7 @@ def test_ray_runs_the_replicas_too() -> None:
 
 
 def test_words_are_those_of_a_command_line() -> None:
-    words = serve_words({"model": "m", "a": True, "b": False, "c": {"d": 1}, "e": [1, "x y"], "f": "-1"})
-    assert words == ["m", "--a", "--no-b", '--c={"d":1}', "--e", "1", "x y", "--f=-1"]
+    arguments = {"model": "m", "a": True, "b": False, "c": {"d": 1}, "e": [1, "x y"], "f": "-1"}
+    named = ["--a", "--no-b", '--c={"d": 1}', "--e", "1", "x y", "--f=-1"]
+    assert words(arguments) == ["--model=m", *named]  # type: ignore[arg-type]
+    assert command(arguments) == ["vllm", "serve", "m", *named]  # type: ignore[arg-type]

@@ -10,6 +10,10 @@ def make(settings: Worker) -> Engine:
         from workers.engines.scripted import ScriptedEngine
 
         return ScriptedEngine(stall_seconds=settings.stall_seconds)
+    if settings.engine == "vllm":
+        from workers.engines.vllm import VllmEngine
+
+        return VllmEngine(settings.vllm, stall_seconds=settings.stall_seconds)
     from workers.engines.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(settings.llamacpp, stall_seconds=settings.stall_seconds)

@@ -32,7 +32,7 @@ from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import LlamaCpp
 from workers.engines import parameters
-from workers.engines.base import Body, ProgressWatch
+from workers.engines.base import PROMPT_OF, Body, ProgressWatch
 from workers.engines.parameters import ChatParameters, CompletionParameters, EmbeddingParameters, Sampling
 
 log = telemetry.get_logger(__name__)
@@ -43,7 +43,6 @@ METRICS_SECONDS = 2.0
 QUEUED_IN_ENGINE = 2
 _CONTEXT_ERROR = "exceed_context_size_error"
 _INPUT_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
-_PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 
 
 class LlamaCppEngine:
@@ -151,7 +150,7 @@ class LlamaCppEngine:
                 raise EngineFatal from error
         answer: Body = response.json()
         if "error" in answer:
-            raise _rejection(answer["error"], _PROMPT_OF[endpoint])
+            raise _rejection(answer["error"], PROMPT_OF[endpoint])
         return answer
 
     def healthy(self) -> bool:

@@ -1,85 +1,127 @@
-"""The settings in the words of `vllm serve`. Seen in vLLM 0.26, 0.31 and 0.33: the names are the same in all three."""
+"""The settings of the vLLM engine as arguments of `vllm serve`. Pure, but for the ranks of LoRA adapters on disk."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import JsonValue
 
+from jobs.errors import ConfigurationError
 from jobs.settings import Vllm
 
-# Of what vLLM's models take besides text, requests of the Batch API carry images only.
-_NOT_TAKEN = {"video": 0, "audio": 0}
-_RUNNERS: dict[str, JsonValue] = {"generate": "generate", "embed": "pooling"}
+Arguments = dict[str, JsonValue]
+
+# The ranks that vLLM has kernels for.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters in GPU memory at once; the others wait in main memory. Rows of one adapter come together.
+ADAPTERS_AT_ONCE = 4
 
 
-def serve_arguments(settings: Vllm) -> dict[str, JsonValue]:
-    """Return the arguments of `vllm serve`, by their long name without dashes in front.
+def serve_arguments(settings: Vllm) -> Arguments:
+    """Return the arguments of `vllm serve` by their long names. True and False are a switch; what is None is left out.
 
-    `model` is the positional one. `settings.arguments` win over what the other settings say; an argument that is
-    `None` there is left out. Names may be written with `_` or `-`.
+    Those of `settings.arguments` win, written with `_` or with `-`. All names exist in vLLM 0.26, 0.31 and 0.33.
+
+    Raises:
+        ConfigurationError: no model is set, or an adapter's folder holds none.
     """
-    arguments = _model(settings) | _memory(settings) | _devices(settings) | _adapters(settings)
-    arguments |= {name.replace("_", "-").lstrip("-"): value for name, value in settings.arguments.items()}
-    return {name: value for name, value in arguments.items() if value is not None}
+    if not settings.model:
+        message = "There is no model: PROMPTMILL_WORKER__VLLM__MODEL names a checkpoint."
+        raise ConfigurationError(message)
+    given = _model(settings) | _speed(settings) | _places(settings) | _answers(settings) | _adapters(settings)
+    further = {name.replace("_", "-").lstrip("-"): value for name, value in settings.arguments.items()}
+    return {name: value for name, value in (given | further).items() if value is not None}
 
 
-def serve_words(arguments: dict[str, JsonValue]) -> list[str]:
-    """Return `arguments` as words of a command line, those after `vllm serve`."""
-    options = dict(arguments)
-    words = [str(options.pop("model"))] if "model" in options else []
-    for name, value in options.items():
-        words += _words(name, value)
-    return words
+def words(arguments: Arguments) -> list[str]:
+    """Return the arguments as words of a command line."""
+    return [word for name, value in arguments.items() for word in _words(name, value)]
 
 
-def _model(settings: Vllm) -> dict[str, JsonValue]:
+def command(arguments: Arguments) -> list[str]:
+    """Return the command line that starts the same engine as a server; it takes the model without a name."""
+    named = {name: value for name, value in arguments.items() if name != "model"}
+    return ["vllm", "serve", str(arguments["model"]), *words(named)]
+
+
+def _words(name: str, value: JsonValue) -> Iterator[str]:
+    if isinstance(value, bool):
+        yield f"--{name}" if value else f"--no-{name}"
+    elif isinstance(value, list):
+        yield f"--{name}"
+        yield from (str(each) for each in value)
+    else:
+        # In one word: it may begin with a dash.
+        yield f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"
+
+
+def _model(settings: Vllm) -> Arguments:
+    embeds = settings.task == "embed"
     return {
         "model": settings.model,
-        "served-model-name": settings.model_name or settings.model,
-        "runner": _RUNNERS[settings.task],
+        "served-model-name": [settings.model_name or settings.model],
+        "runner": "pooling" if embeds else "generate",
+        "convert": "embed" if embeds else None,
         "dtype": settings.dtype,
         "quantization": None if settings.quantization == "checkpoint" else settings.quantization,
-        "limit-mm-per-prompt": {"image": settings.images_per_request, **_NOT_TAKEN},
+        "kv-cache-dtype": settings.kv_cache,
+        "max-model-len": settings.context_tokens,
+        # Requests carry images at most; memory would be kept for the others.
+        "limit-mm-per-prompt": {"image": settings.images_per_request, "video": 0, "audio": 0},
     }
 
 
-def _memory(settings: Vllm) -> dict[str, JsonValue]:
+def _speed(settings: Vllm) -> Arguments:
     return {
-        "max-model-len": settings.context_tokens,
         "max-num-seqs": settings.max_sequences,
         "max-num-batched-tokens": settings.step_tokens,
         "gpu-memory-utilization": settings.gpu_memory_share,
-        "kv-cache-dtype": settings.kv_cache,
         "enforce-eager": settings.eager or None,
+        "renderer-num-workers": settings.renderer_threads,
     }
 
 
-def _devices(settings: Vllm) -> dict[str, JsonValue]:
-    """Return how the GPUs are used. Without Ray vLLM chooses: no further process for one GPU, one each for several."""
-    ray = settings.executor == "ray"
+def _places(settings: Vllm) -> Arguments:
     return {
         "tensor-parallel-size": settings.tensor_parallel,
         "pipeline-parallel-size": settings.pipeline_parallel,
         "data-parallel-size": settings.replicas,
-        "distributed-executor-backend": "ray" if ray else None,
-        "data-parallel-backend": "ray" if ray and settings.replicas > 1 else None,
+        "distributed-executor-backend": "ray" if settings.executor == "ray" else None,
+        "data-parallel-backend": "ray" if settings.executor == "ray" and settings.replicas > 1 else None,
     }
 
 
-def _adapters(settings: Vllm) -> dict[str, JsonValue]:
-    """Return the LoRA arguments. As many adapters as there are may be in one step: a batch may mix them."""
+def _answers(settings: Vllm) -> Arguments:
+    return {
+        "chat-template": str(settings.chat_template) if settings.chat_template else None,
+        "enable-auto-tool-choice": True if settings.tool_parser else None,
+        "tool-call-parser": settings.tool_parser,
+        "reasoning-parser": settings.reasoning_parser,
+        # `usage` tells of cached tokens, as OpenAI's does.
+        "enable-prompt-tokens-details": True,
+        # Its `auto` stays with the first backend that took a request, whatever the next one needs (vllm#43920).
+        # And whatever stands between the values of an answer costs tokens; small models never end.
+        "structured-outputs-config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    }
+
+
+def _adapters(settings: Vllm) -> Arguments:
     if not settings.adapters:
         return {}
-    modules: list[JsonValue] = [{"name": name, "path": str(path)} for name, path in settings.adapters.items()]
-    return {"enable-lora": True, "max-loras": len(modules), "lora-modules": modules}
+    return {
+        "enable-lora": True,
+        "max-lora-rank": max(_rank(folder) for folder in settings.adapters.values()),
+        "max-loras": min(len(settings.adapters), ADAPTERS_AT_ONCE),
+        "max-cpu-loras": max(len(settings.adapters), ADAPTERS_AT_ONCE),
+        "lora-modules": [json.dumps({"name": name, "path": str(path)}) for name, path in settings.adapters.items()],
+    }
 
 
-def _words(name: str, value: JsonValue) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, list):
-        return [f"--{name}", *map(_word, value)]
-    return [f"--{name}={_word(value)}"]
-
-
-def _word(value: JsonValue) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+def _rank(folder: Path) -> int:
+    """Return the smallest rank of vLLM's that holds the adapter's."""
+    try:
+        rank = int(json.loads((folder / "adapter_config.json").read_bytes())["r"])
+        return next(each for each in RANKS if rank <= each)
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        message = f"{folder} holds no LoRA adapter that vLLM can load: {type(error).__name__}."
+        raise ConfigurationError(message) from error

@@ -1,0 +1,307 @@
+"""Measures the whole service on a GPU against the bare engine: `python bench/gpu.py --help`.
+
+    G1  output tokens/s from the first claim to the last durable result  / the same rows on the engine alone
+    G2  the same from the upload to the downloaded result
+    G3  G1 with prompts and answers of other traces
+    G4  G1 with a small model, where Python is the limit and not the GPU
+    G5  other ways to feed the same engine: chunks with a wait, ten in flight, `vllm run-batch`, `LLM.generate`
+    G9  twenty small batches                                             / one batch of the same rows
+    G11 answers that follow JSON schemas, one and a hundred              / the same on the engine alone
+
+Both sides use one engine, loaded once, in turn; the prefix cache is emptied before each run. Ours goes through HTTP,
+Postgres (fsync on), Valkey, Celery and a worker; bare is vLLM's front end fed from a window, its prompts tokenised
+beforehand. Writes `results.json` into the folder `--out` and prints a table in Markdown.
+
+Runs in the environment of the API. The worker and vLLM run in another: `--worker-python`.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from sqlalchemy import text
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import services  # noqa: E402
+import shapes  # noqa: E402
+from conftest import migrate  # noqa: E402
+
+from api.stack import postgres  # noqa: E402
+from api.stack.program import Program, free_port  # noqa: E402
+
+MODEL_NAME = "bench"
+
+
+@dataclass
+class Lab:
+    """The service, its engine driven bare, and the results so far."""
+
+    stack: services.Stack
+    sdk: OpenAI
+    orders: Connection
+    out: Path
+    window: int
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    def order(self, *words: Any) -> Any:
+        self.orders.send(words)
+        return self.orders.recv()
+
+    def file(self, shape: str, count: int, schemas: int = 0) -> Path:
+        path = self.out / f"{shape}-{count}-{schemas}.jsonl"
+        made = shapes.rows(shapes.SHAPES[shape], count, MODEL_NAME, shapes.label_schemas(schemas) if schemas else None)
+        path.write_bytes(b"".join(made))
+        return path
+
+    def keep(self, **result: Any) -> dict[str, Any]:
+        self.results.append(result)
+        (self.out / "results.json").write_text(json.dumps(self.results))
+        steps = f"running {result.get('mean_running', 0):.0f} kv {result.get('mean_kv', 0):.2f}"
+        rate = result["output_tokens"] / result["seconds"]
+        print(
+            f"{result['scenario']} {result['side']}: {rate:.0f} tok/s, {result['rows'] / result['seconds']:.2f} rows/s,"
+            f" {result['seconds']:.1f} s, {steps}",
+            flush=True,
+        )
+        return result
+
+
+def ours(lab: Lab, scenario: str, files: list[Path]) -> dict[str, Any]:
+    """Run files as batches, all at once; keep tokens, seconds and what the engine did."""
+    lab.order("reset")
+    began = time.monotonic()
+    uploaded = [lab.sdk.files.create(file=path.open("rb"), purpose="batch").id for path in files]
+    lab.order("mark")
+    batches = [
+        lab.sdk.batches.create(input_file_id=each, endpoint="/v1/chat/completions", completion_window="24h")
+        for each in uploaded
+    ]
+    while any(batch.status in ("in_progress", "finalizing") for batch in batches):
+        time.sleep(0.1)
+        batches = [
+            lab.sdk.batches.retrieve(batch.id) if batch.status in ("in_progress", "finalizing") else batch
+            for batch in batches
+        ]
+    sizes = [len(lab.sdk.files.content(str(batch.output_file_id)).content) for batch in batches]
+    whole = time.monotonic() - began
+    counts = [batch.request_counts for batch in batches if batch.request_counts]
+    assert all(batch.status == "completed" for batch in batches), batches
+    assert not sum(count.failed for count in counts), batches
+    usage = [batch.usage for batch in batches if batch.usage]
+    return lab.keep(
+        scenario=scenario,
+        side="ours",
+        seconds=_seconds(lab, [batch.id for batch in batches]),
+        whole_seconds=whole,
+        rows=sum(count.total for count in counts),
+        output_tokens=sum(each.output_tokens for each in usage),
+        input_tokens=sum(each.input_tokens for each in usage),
+        bytes=sum(sizes),
+        **lab.order("steps"),
+    )
+
+
+def _seconds(lab: Lab, batch_ids: list[str]) -> float:
+    """Return the time from the first claim to the last durable result, by the database's clock."""
+    statement = text(
+        "SELECT extract(epoch FROM max(b.finalizing_at) - min(a.started_at))::float FROM batches b "
+        "JOIN shards s ON s.batch_id = b.id JOIN attempts a ON a.shard_id = s.id WHERE b.id = ANY(:ids)"
+    )
+    engine = lab.stack.engine()
+    with engine.connect() as connection:
+        seconds = connection.execute(statement, {"ids": batch_ids}).scalar_one()
+    engine.dispose()
+    return float(seconds)
+
+
+def bare(lab: Lab, scenario: str, file: Path, how: str = "window", window: int = 0) -> dict[str, Any]:
+    lab.order("reset")
+    done = lab.order("bare", str(file), how, window or lab.window)
+    rows = sum(1 for _ in file.open("rb"))
+    side = how if not window else f"{how} of {window}"
+    return lab.keep(scenario=scenario, side="bare" if side == "window" else side, rows=rows, **done)
+
+
+# Scenarios.
+
+
+def compare(lab: Lab, scenario: str, file: Path, rounds: int) -> None:
+    for _ in range(rounds):
+        ours(lab, scenario, [file])
+        bare(lab, scenario, file)
+
+
+def g1(lab: Lab, count: int, rounds: int) -> None:
+    compare(lab, "G1 translation", lab.file("translation", count), rounds)
+
+
+def g3(lab: Lab, count: int, rounds: int) -> None:
+    for shape, part in (("sharegpt", 2), ("azure-conv", 5), ("labelling", 1)):
+        compare(lab, f"G3 {shape}", lab.file(shape, count // part), rounds)
+
+
+def g5(lab: Lab, count: int, _: int) -> None:
+    file = lab.file("translation", count)
+    bare(lab, "G5 translation", file, "chunks", 256)
+    bare(lab, "G5 translation", file, "serving")
+    bare(lab, "G5 translation", lab.file("translation", max(50, count // 8)), "window", 10)
+
+
+def g9(lab: Lab, count: int, rounds: int) -> None:
+    whole = lab.file("translation", count)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    pieces = []
+    for number in range(20):
+        path = lab.out / f"piece-{number}.jsonl"
+        path.write_bytes(b"".join(lines[number::20]))
+        pieces.append(path)
+    for _ in range(rounds):
+        ours(lab, "G9 twenty batches", pieces)
+        ours(lab, "G9 one batch", [whole])
+
+
+def g11(lab: Lab, count: int, rounds: int) -> None:
+    for schemas in (1, 100):
+        compare(lab, f"G11 {schemas} schemas", lab.file("translation", count // 4, schemas), rounds)
+
+
+SCENARIOS: dict[str, Callable[[Lab, int, int], None]] = {"G1": g1, "G3": g3, "G5": g5, "G9": g9, "G11": g11}
+
+
+# The service.
+
+
+@contextlib.contextmanager
+def service(home: Path, settings: dict[str, str], worker: list[str]) -> Iterator[tuple[services.Stack, Connection]]:
+    port = free_port()
+    postgres.initialise(home / "postgres", services.PASSWORD)
+    program = postgres.program(home / "postgres", port, services.PASSWORD)
+    with services.running(program, home / "postgres.log"), services.valkey_server(home) as redis_url:
+        url = postgres.url(port, services.PASSWORD, "postgres")
+        migrate(url)
+        stack = services.Stack(home, url, redis_url, settings)
+        try:
+            stack.api()
+            stack.reconciler()
+            yield stack, _worker(stack, worker)
+        finally:
+            stack.stop()
+
+
+def _worker(stack: services.Stack, command: list[str]) -> Connection:
+    """Start the worker; loading a large model takes minutes."""
+    log, socket = stack.home / "worker.log", stack.home / "orders.sock"
+    argv = ["env", f"BENCH_SOCKET={socket}", *command, str(ROOT / "bench" / "gpu_worker.py")]
+
+    async def ready() -> bool:
+        return socket.exists()
+
+    environment = stack.environment()
+    program = Program("worker", argv, ready, environment=environment, grace_seconds=60, start_seconds=900)
+    began = time.monotonic()
+    stack.processes.append(services.Process.start(program, log))
+    print(f"engine loaded in {time.monotonic() - began:.0f} s", flush=True)
+    return Client(str(socket), "AF_UNIX")
+
+
+def worker_settings(options: argparse.Namespace) -> dict[str, str]:
+    engine = {
+        "model": options.model,
+        "model_name": MODEL_NAME,
+        "context_tokens": options.context,
+        "max_sequences": options.sequences,
+        "step_tokens": options.step_tokens,
+        "quantization": options.quantization,
+        "kv_cache": options.kv_cache,
+        "dtype": options.dtype,
+        "eager": options.eager,
+        "gpu_memory_share": options.memory_share,
+        "arguments": {"load-format": options.load_format, **json.loads(options.arguments)},
+        **({"chat_template": options.chat_template} if options.chat_template else {}),
+    }
+    return {"PROMPTMILL_WORKER__ENGINE": "vllm", "PROMPTMILL_WORKER__VLLM": json.dumps(engine)}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="checkpoint folder")
+    parser.add_argument("--chat-template", default="")
+    parser.add_argument("--load-format", default="auto", help="dummy: random weights")
+    parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--sequences", type=int, default=512)
+    parser.add_argument("--step-tokens", type=int, default=16_384)
+    parser.add_argument("--quantization", default="checkpoint")
+    parser.add_argument("--kv-cache", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--memory-share", type=float, default=0.92)
+    parser.add_argument("--arguments", default="{}", help="further arguments of vLLM, JSON")
+    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scenarios", default="G1", help=f"of {', '.join(SCENARIOS)}; with ':rows:rounds' of its own")
+    parser.add_argument("--worker-python", default=".venv-vllm/bin/python", help="command of the worker's Python")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="promptmill-bench-") as home:
+        settings = worker_settings(options)
+        try:
+            with service(Path(home), settings, shlex.split(options.worker_python)) as (stack, orders):
+                sdk = OpenAI(base_url=stack.base_url, api_key=stack.key(), max_retries=0)
+                lab = Lab(stack, sdk, orders, options.out, options.sequences + 64)
+                warm_up(lab)
+                for asked in options.scenarios.split(","):
+                    name, *more = asked.split(":")
+                    given = [*map(int, more), *[options.rows, options.rounds][len(more) :]]
+                    SCENARIOS[name](lab, *given)
+                print(table(lab.results))
+        finally:
+            for log in Path(home).glob("*.log"):
+                (options.out / log.name).write_bytes(log.read_bytes()[-200_000:])
+
+
+def warm_up(lab: Lab) -> None:
+    """Let every kernel be compiled and every path be taken before anything counts."""
+    file = lab.file("translation", 64)
+    ours(lab, "warm-up", [file])
+    bare(lab, "warm-up", file)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return medians by scenario and side, with the lowest and the highest."""
+    lines = ["| scenario | side | output tokens/s | rows/s | mean running | KV in use | nothing waiting | preempted |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for scenario, side in dict.fromkeys((each["scenario"], each["side"]) for each in results):
+        runs = [each for each in results if (each["scenario"], each["side"]) == (scenario, side)]
+        rates = [each["output_tokens"] / each["seconds"] for each in runs]
+        middle = statistics.median
+        lines.append(
+            f"| {scenario} | {side} | {middle(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
+            f"| {middle(each['rows'] / each['seconds'] for each in runs):.2f} "
+            f"| {middle(each['mean_running'] for each in runs):.0f} | {middle(each['mean_kv'] for each in runs):.0%} "
+            f"| {middle(each['nothing_waiting'] for each in runs):.0%} | {sum(each['preempted'] for each in runs)} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    main()

@@ -1,0 +1,236 @@
+"""vLLM on GPUs (and on CPUs, for tests): the engine that the product is for.
+
+The engine core is a process of its own; this one holds vLLM's front end. Requests go through the serving layer of
+`vllm serve`, the way its own batch runner does, so that a row means what it means there: chat template, tools, schemas,
+images, adapters, log-probabilities. They are put together from checked parameters and never stream, so vLLM gives one
+output a request, at its end.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from jobs import telemetry
+from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
+from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
+from jobs.settings import Vllm
+from workers.engines import parameters, vllm_arguments, vllm_processes
+from workers.engines.base import PROMPT_OF, Body, ProgressWatch
+
+# Read by vLLM when it is imported, which is the next thing.
+vllm_processes.prepare()
+
+from workers.engines import vllm_api  # noqa: E402
+
+log = telemetry.get_logger(__name__)
+
+# The most tokens that the answer of the request now being handed over may have, as its client has it.
+_asked: ContextVar[int | None] = ContextVar("asked", default=None)
+
+Serve = Callable[[Any], Awaitable[Any]]
+
+
+class VllmEngine:
+    """One checkpoint and its adapters, as many requests at once as the GPU holds."""
+
+    name = "vllm"
+
+    def __init__(self, settings: Vllm, *, stall_seconds: float) -> None:
+        self._settings = settings
+        self._progress = ProgressWatch(stall_seconds)
+        # The prefix cache lives and dies with this process, so its secret does too.
+        self._secret = secrets.token_bytes(32)
+        self.steps = Steps(self._progress.advance)
+
+    async def start(self) -> None:
+        arguments = vllm_arguments.serve_arguments(self._settings)
+        log.info("vllm_arguments", arguments=arguments)
+        try:
+            await self._load(vllm_arguments.words(arguments))
+        except (Exception, SystemExit) as error:
+            message = f"vLLM cannot load {self._settings.model}: {error}"
+            raise ConfigurationError(message) from error
+
+    async def _load(self, words: list[str]) -> None:
+        parser = vllm_api.add_serve_arguments(vllm_api.FlexibleArgumentParser())
+        given = parser.parse_args(words)
+        # Explicitly those of a server: those for embedders start with 128 sequences and 2,048 tokens a step.
+        context = vllm_api.UsageContext.OPENAI_API_SERVER
+        config = vllm_api.AsyncEngineArgs.from_cli_args(given).create_engine_config(usage_context=context)
+        self.llm = _front_end(self._settings.long_answers).from_vllm_config(
+            config, usage_context=context, stat_loggers=[self.steps.logger], disable_log_stats=True
+        )
+        self._limit = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        state = SimpleNamespace()
+        await vllm_api.init_app_state(self.llm, state, given, await self.llm.get_supported_tasks())
+        self._serving = _serving(state)
+
+    def models(self) -> Sequence[str]:
+        return [self._settings.model_name or self._settings.model, *self._settings.adapters]
+
+    def endpoints(self) -> Sequence[str]:
+        return list(self._serving)
+
+    def capacity(self) -> int:
+        return int(self._limit)
+
+    async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
+        request, most = self._request(endpoint, body, tenant)
+        _asked.set(most)
+        with self._progress:
+            answer = await self._serve(endpoint, request)
+        return _body(answer)
+
+    def _request(self, endpoint: str, body: Body, tenant: str) -> tuple[Any, int | None]:
+        """Return vLLM's request, without its bound of the answer, and that bound."""
+        kind, checked = _REQUESTS[endpoint]
+        asked = parameters.check(checked, body).model_dump(exclude_none=True, by_alias=True)
+        if endpoint not in _GENERATING:
+            return kind(**asked), None
+        bounds = [asked.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
+        salt = hmac.digest(self._secret, tenant.encode(), hashlib.sha256).hex()
+        return kind(**asked, cache_salt=salt), next((bound for bound in bounds if bound is not None), None)
+
+    async def _serve(self, endpoint: str, request: Any) -> Any:
+        try:
+            answer = await self._serving[endpoint](request)
+        except NoRoom as error:
+            raise _too_long(error.args[0], endpoint) from None
+        except vllm_api.EngineDeadError as error:
+            raise EngineFatal from error
+        except vllm_api.VLLMValidationError as error:
+            raise _invalid(error, endpoint, self.llm.model_config.max_model_len) from None
+        except Exception as error:  # noqa: BLE001  vLLM's server makes answers of them too
+            answer = vllm_api.create_error_response(error)
+        if not isinstance(answer, vllm_api.ErrorResponse):
+            return answer
+        if (task := asyncio.current_task()) and task.cancelling():
+            # vLLM takes a cancelled request for a client that hung up, and answers it.
+            raise asyncio.CancelledError
+        if self.llm.errored:
+            raise EngineFatal
+        raise _rejection(answer)
+
+    def healthy(self) -> bool:
+        return self._progress.healthy()
+
+    async def stop(self) -> None:
+        self.llm.shutdown()
+
+
+class Steps:
+    """What vLLM tells of each step of its engine. It is also the sign that the engine makes progress."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self._on_step = on_step
+        self.running = self.waiting = self.preempted = 0
+        """Requests in the last step; requests that lost their place in the KV cache, in all."""
+        self.kv_use = 0.0
+        """Part of the KV cache in use."""
+
+    def logger(self, _config: Any, _index: int = 0) -> Any:
+        """Make what vLLM reports to."""
+        return _StepLogger(self)
+
+    def record(self, scheduler: Any, iteration: Any) -> None:
+        self._on_step()
+        if scheduler is not None:
+            self.running, self.waiting = scheduler.num_running_reqs, scheduler.num_waiting_reqs
+            self.kv_use = scheduler.kv_cache_usage
+        if iteration is not None:
+            self.preempted += iteration.num_preempted_reqs
+
+
+class _StepLogger(vllm_api.StatLoggerBase):  # type: ignore[misc]  # vLLM is not there when types are checked
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+        self._steps.record(scheduler_stats, iteration_stats)
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+
+def _front_end(long_answers: str) -> Any:
+    """Return vLLM's front end, with one rule for answers that do not fit behind their prompt.
+
+    Releases of vLLM differ: some refuse, some clamp.
+    """
+
+    class FrontEnd(vllm_api.AsyncLLM):  # type: ignore[misc]  # vLLM is not there when types are checked
+        async def generate(self, prompt: Any, sampling_params: Any, *rest: Any, **more: Any) -> AsyncIterator[Any]:
+            tokens, context = len(prompt["prompt_token_ids"]), self.model_config.max_model_len
+            bound = _bound(tokens, _asked.get(), context, refuse=long_answers == "refuse")
+            sampling_params.max_tokens = min(sampling_params.max_tokens or bound, bound)
+            async for output in super().generate(prompt, sampling_params, *rest, **more):
+                yield output
+
+    return FrontEnd
+
+
+class NoRoom(Exception):
+    """Prompt and answer do not fit into the context. On its way through vLLM's serving layer."""
+
+
+def _bound(prompt: int, asked: int | None, context: int, *, refuse: bool) -> int:
+    """Return the most tokens of an answer.
+
+    Raises:
+        NoRoom: prompt and answer do not fit.
+    """
+    room = context - prompt
+    if room < 1 or (asked is not None and asked > room and refuse):
+        wanted = f"{prompt} in the prompt" + (f" and {asked} for the answer" if asked else "")
+        message = f"This model's context holds {context} tokens. The request has {wanted}."
+        raise NoRoom(message)
+    return min(room, asked or room)
+
+
+def _serving(state: Any) -> dict[str, Serve]:
+    """Return what serves each endpoint; a model is loaded for some of them. Scores are made of embeddings."""
+    chat, completion = (getattr(state, f"openai_serving_{name}", None) for name in ("chat", "completion"))
+    made: dict[str, Any] = {
+        CHAT: chat and chat.create_chat_completion,
+        COMPLETIONS: completion and completion.create_completion,
+        EMBEDDINGS: getattr(state, "serving_embedding", None),
+    }
+    return {endpoint: serve for endpoint, serve in made.items() if serve}
+
+
+_GENERATING = (CHAT, COMPLETIONS)
+_REQUESTS: dict[str, tuple[Any, type[parameters.Strict]]] = {
+    CHAT: (vllm_api.ChatCompletionRequest, parameters.ChatParameters),
+    COMPLETIONS: (vllm_api.CompletionRequest, parameters.CompletionParameters),
+    EMBEDDINGS: (vllm_api.EmbeddingCompletionRequest, parameters.EmbeddingParameters),
+}
+
+
+def _body(answer: Any) -> Body:
+    """Return what `vllm serve` would send. Pooling answers are put together as responses already."""
+    body: Body = answer.model_dump() if hasattr(answer, "model_dump") else msgspec.json.decode(answer.body)
+    return body
+
+
+def _rejection(answer: Any) -> RequestRejected:
+    error = answer.error
+    return RequestRejected(error.message, status_code=int(error.code), code="invalid_value", param=error.param)
+
+
+def _invalid(error: Any, endpoint: str, context: int) -> RequestRejected:
+    """Say what vLLM's front end found. It stops counting where the context ends, and far beyond does not begin to."""
+    if error.parameter not in ("input_tokens", "input_text"):
+        return RequestRejected(error.args[0], code="invalid_value", param=error.parameter)
+    found = f"at least {error.value} tokens" if error.parameter == "input_tokens" else f"{error.value} characters"
+    return _too_long(f"This model's context holds {context} tokens. The prompt has {found}.", endpoint)
+
+
+def _too_long(message: str, endpoint: str) -> RequestRejected:
+    return RequestRejected(message, code="context_length_exceeded", param=PROMPT_OF[endpoint])

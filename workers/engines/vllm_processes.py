@@ -1,0 +1,38 @@
+"""What has to be right around vLLM's processes: before it is imported, and in each of them.
+
+vLLM's engine core is a process, and so is each further GPU. If this worker is killed with SIGKILL they would go on and
+keep the GPU (vllm#55510). vLLM loads its plugins (entry points `vllm.general_plugins`) in each of its processes; ours
+asks the kernel to end the process with its parent.
+"""
+
+import ctypes
+import os
+import signal
+
+# The worker's process id, for the processes below it.
+WORKER_VARIABLE = "MILL_WORKER_PID"
+PR_SET_PDEATHSIG = 1
+
+
+def prepare() -> None:
+    """Set what vLLM reads from the environment when it is imported, where nobody has set it."""
+    os.environ[WORKER_VARIABLE] = str(os.getpid())
+    # Processes are started afresh: this one has threads, and a copy of it would inherit their locks.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # Nobody is told what runs here.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # One step's outputs are handled in one go: nobody here waits for a single token.
+    os.environ.setdefault("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "1024")
+
+
+def end_with_parent() -> None:
+    """The plugin: end this process when its parent ends, however that ends. Nothing happens in the worker itself."""
+    worker = os.environ.get(WORKER_VARIABLE)
+    if worker is None or int(worker) == os.getpid():
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        os.kill(int(worker), 0)
+    except ProcessLookupError:
+        # It was gone before the kernel was asked.
+        os._exit(1)
