@@ -6,9 +6,9 @@ Commands of other packages are found as entry points of the group `promptmill.co
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated
 
@@ -278,22 +278,9 @@ def delete_webhook(endpoint_id: EndpointId, *, project: Project = "default") -> 
 
 
 def _add_other_commands() -> None:
+    """Add the commands of other packages: functions with Typer's options."""
     for entry in entry_points(group="promptmill.commands"):
-        app.command(entry.name, help=_HELP.get(entry.name))(_other(entry))
-
-
-def _other(entry: EntryPoint) -> Callable[[], None]:
-    def command() -> None:
-        sys.exit(entry.load()())
-
-    return command
-
-
-_HELP = {
-    "worker": "Run a worker: one engine, fed from the queue. SIGTERM drains it.",
-    "reconciler": "Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks.",
-    "flower": "Run Flower, the queue's web page: read-only, on loopback, with a password.",
-}
+        app.command(entry.name)(entry.load())
 
 
 def _show_version(*, wanted: bool) -> None:

@@ -13,15 +13,20 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from jobs import settings
+from jobs import profiles, settings
+from workers import estimate
+from workers.engines.kv import GIB, Pool
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
+PROFILES_PAGE = ROOT / "docs" / "profiles.md"
+PROFILES_BEGIN, PROFILES_END = "<!-- profiles -->\n", "<!-- /profiles -->\n"
 HEAD = """\
 # Settings
 
-Every setting of every process, read from the environment. Generated from `jobs/settings.py` by `make docs`; do not
-edit. A variable that begins with `PROMPTMILL_` and is not listed here stops the process that reads it (the tests' own,
+Every setting of every process, read from the environment and from a [profile](profiles.md), a TOML file in which
+`worker.engine` stands for `PROMPTMILL_WORKER__ENGINE`. Generated from `jobs/settings.py` by `make docs`; do not edit. A
+variable that begins with `PROMPTMILL_` and is not listed here stops the process that reads it (the tests' own,
 `PROMPTMILL_TEST_...`, aside).
 """
 
@@ -63,6 +68,31 @@ def _words(field: FieldInfo) -> str:
     return " ".join((field.description or "").split()).replace("|", "\\|")
 
 
+def profiles_page() -> str:
+    """Return the page with the table of what is estimated for each shipped profile."""
+    head, rest = PROFILES_PAGE.read_text().split(PROFILES_BEGIN)
+    tail = rest.split(PROFILES_END)[1]
+    table = "\n".join(_profiles_table())
+    return f"{head}{PROFILES_BEGIN}\n{table}\n\n{PROFILES_END}{tail}"
+
+
+def _profiles_table() -> Iterator[str]:
+    yield "| profile | weights | for keys and values | pool as vLLM logs it | rows of 150/95 | 1155/211 | most rows |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for name in profiles.names():
+        worker = settings.load(name).worker
+        made = estimate.report(worker, lengths="150/95,1155/211")
+        if isinstance(made.memory, Pool):
+            kv, most = made.memory.kv_bytes, worker.vllm.max_sequences
+            pool = f"{made.memory.reported_tokens:,} tokens"
+        else:
+            kv, most = made.memory.slots * made.memory.slot_bytes, made.memory.slots
+            pool = ""
+        sizes = f"{made.memory.weight_bytes / GIB:.1f} GiB | {kv / GIB:.1f} GiB"
+        rows = " | ".join(str(row.at_end) for row in made.rows)
+        yield f"| `{name.rpartition('/')[2]}` | {sizes} | {pool} | {rows} | {most} |"
+
+
 def broken_references() -> Iterator[str]:
     """Yield what pages point to and is not there."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -79,11 +109,11 @@ def broken_references() -> Iterator[str]:
 def main() -> int:
     """Return the exit status: 1 when something is not up to date or points nowhere."""
     problems = list(broken_references())
-    fresh = settings_page()
-    if "--check" not in sys.argv:
-        SETTINGS_PAGE.write_text(fresh)
-    elif SETTINGS_PAGE.read_text() != fresh:
-        problems.append("docs/settings.md is out of date: run `make docs`")
+    for page, fresh in ((SETTINGS_PAGE, settings_page()), (PROFILES_PAGE, profiles_page())):
+        if "--check" not in sys.argv:
+            page.write_text(fresh)
+        elif page.read_text() != fresh:
+            problems.append(f"docs/{page.name} is out of date: run `make docs`")
     sys.stdout.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0
 

@@ -1,17 +1,35 @@
-"""Every setting of every process: one tree, read from `PROMPTMILL_*` variables.
+"""Every setting of every process: one tree, read from `PROMPTMILL_*` variables and a profile.
 
-`PROMPTMILL_WORKER__ENGINE=llamacpp` sets `worker.engine`. A variable that is not in the tree stops the process:
-a misspelt setting that is silently ignored is worse than none. `docs/settings.md` is generated from this file.
+`PROMPTMILL_WORKER__ENGINE=llamacpp` sets `worker.engine`. A profile is a TOML file of the same tree
+(`jobs/profiles.py`); variables win over it. What is not in the tree stops the process: a misspelt setting that is
+silently ignored is worse than none. `docs/settings.md` is generated from this file.
 """
 
 import os
+import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, JsonValue, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
+from jobs import profiles
 from jobs.errors import ConfigurationError
 
 PREFIX = "PROMPTMILL_"
@@ -246,6 +264,8 @@ class Worker(_Section):
     engine: Literal["llamacpp", "vllm", "scripted"] = "llamacpp"
     """Which engine. `vllm` must be installed beside it (docs/gpu.md); `scripted` obeys its prompts and is for tests and
     for measuring the data plane."""
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of each GPU that the settings are made for, GiB. Only `promptmill worker --dry-run` looks at it."""
     waiting_requests: Count = 64
     """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
     the time they wait counts as theirs."""
@@ -294,6 +314,9 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
+    profile: str = ""
+    """Profile to read: the name of a shipped one, or a path that ends in `.toml` (docs/profiles.md). Variables win over
+    it. The same as `promptmill worker --profile`."""
     database_url: SecretStr = SecretStr("postgresql://127.0.0.1:5432/promptmill")
     """Postgres, where every obligation and every result is."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -310,6 +333,20 @@ class Settings(BaseSettings):
     api: Api = Api()
     worker: Worker = Worker()
     flower: Flower = Flower()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the library passes them by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the profile that is named behind the variables."""
+        name = {**env_settings(), **init_settings()}.get("profile")
+        profile = (TomlConfigSettingsSource(settings_cls, profiles.find(name)),) if name else ()
+        return init_settings, env_settings, *profile
 
 
 def variables(section: type[BaseModel] = Settings, prefix: str = PREFIX) -> dict[str, str]:
@@ -335,28 +372,56 @@ def unknown_variables(environment: list[str]) -> list[str]:
 
 
 @cache
-def load() -> Settings:
+def load(profile: str | None = None) -> Settings:
     """Return the settings of this process.
 
+    Args:
+        profile: which profile to read; None for the one that `PROMPTMILL_PROFILE` names, if any.
+
     Raises:
-        ConfigurationError: a variable is unknown, or its value does not fit; the message names it.
+        ConfigurationError: a variable or a key of the profile is unknown, or its value does not fit; the message names
+            it. Or there is no such profile.
     """
     if unknown := unknown_variables(list(os.environ)):
         message = f"Unknown settings: {', '.join(unknown)}. docs/settings.md lists all that exist."
         raise ConfigurationError(message)
     try:
-        return Settings()
+        return Settings(profile=profile) if profile else Settings()
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from error
+        raise ConfigurationError(_explain(error, profile)) from error
     except SettingsError as error:
         # pydantic-settings names the section only.
         message = f"A list or a section among the settings is not valid JSON: {error}"
         raise ConfigurationError(message) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        message = f"The profile {_profile(profile)} is not valid TOML: {error}"
+        raise ConfigurationError(message) from error
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_input=False, include_url=False):
-        name = PREFIX + DELIMITER.join(str(part).upper() for part in problem["loc"])
-        lines.append(f"{name}: {problem['msg']}")
-    return "; ".join(lines)
+def _profile(named: str | None) -> str:
+    environment = {name.upper(): value for name, value in os.environ.items()}
+    return named or environment.get(f"{PREFIX}PROFILE", "")
+
+
+def _explain(error: ValidationError, named: str | None) -> str:
+    profile = _profile(named)
+    document = tomllib.loads(profiles.find(profile).read_text()) if profile else {}
+    problems = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{_place(problem['loc'], profile, document)}: {problem['msg']}" for problem in problems)
+
+
+def _place(location: tuple[int | str, ...], profile: str, document: dict[str, Any]) -> str:
+    """Return where a value stands: a variable, or a key of the profile. A variable wins over the profile."""
+    variable = PREFIX + DELIMITER.join(str(part).upper() for part in location)
+    set_by_variable = any(f"{variable}{DELIMITER}".startswith(f"{name.upper()}{DELIMITER}") for name in os.environ)
+    if set_by_variable or not _is_in(document, location):
+        return variable
+    return f"{profile}: {'.'.join(map(str, location))}"
+
+
+def _is_in(document: object, location: tuple[int | str, ...]) -> bool:
+    for part in location:
+        if not isinstance(document, dict) or part not in document:
+            return False
+        document = document[part]
+    return True

@@ -2,22 +2,58 @@
 
 import os
 import sys
+from typing import Annotated
 
-from jobs import settings, telemetry
+import typer
+
+from jobs import settings
 from jobs.errors import ConfigurationError
 
 
-def worker() -> int:
+def worker(
+    *,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="A shipped profile, or a file that ends in .toml. As PROMPTMILL_PROFILE."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the engine's arguments and what fits into the GPU, and end.")
+    ] = False,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Of a dry run: memory of one GPU, like 80GB. As the profile or nvidia-smi says.")
+    ] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="Of a dry run: tokens of prompt and answer, like 110/32,1024/512.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Of a dry run: print JSON.")] = False,
+) -> None:
     """Run a worker: one engine, fed from the queue. SIGTERM drains it."""
+    configuration = settings.load(profile)
+    if dry_run:
+        _show_dry_run(configuration.worker, gpu_memory, lengths, as_json=json)
+        return
+    from jobs import telemetry
     from workers import service
 
-    configuration = settings.load()
     telemetry.configure(configuration.log_level, "worker")
-    return service.run(configuration)
+    sys.exit(service.run(configuration))
 
 
-def reconciler() -> int:
-    """Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks. Any number may run."""
+def _show_dry_run(worker: settings.Worker, gpu_memory: str | None, lengths: str | None, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from workers import dry_run, estimate
+
+    made = estimate.report(worker, gpu_memory=gpu_memory, lengths=lengths or estimate.LENGTHS)
+    if as_json:
+        sys.stdout.write(dry_run.as_json(made) + "\n")
+    else:
+        dry_run.show(made, Console())
+
+
+def reconciler() -> None:
+    """Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks."""
+    from jobs import telemetry
     from workers.courier import Courier
     from workers.reconciler import Reconciler
 
@@ -25,10 +61,9 @@ def reconciler() -> int:
     telemetry.configure(configuration.log_level, "reconciler")
     with Courier(configuration):
         Reconciler(configuration).run()
-    return 0
 
 
-def flower() -> int:
+def flower() -> None:
     """Run Flower, the queue's web page: read-only, on loopback, with a password."""
     configuration = settings.load().flower
     if configuration.password is None:

@@ -57,9 +57,9 @@ class Supervisor:
     async def open(self) -> None:
         """Take over the signals of this process: from now on SIGINT, SIGTERM and SIGHUP set `stopping`."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
-        self._arbiter = Arbiter(
-            [], "inproc://control", "inproc://events", check_delay=-1, loop=IOLoop.current(), multicast_endpoint=None
-        )
+        # Names of its own: those of a supervisor that was here before are free a moment after it stopped.
+        control, events = (f"inproc://{name}-{time.monotonic_ns()}" for name in ("control", "events"))
+        self._arbiter = Arbiter([], control, events, check_delay=-1, loop=IOLoop.current(), multicast_endpoint=None)
         self._arbiter.ctrl.sys_hdl.stop()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -180,14 +180,13 @@ class Supervisor:
         return StartFailed(f"{child.program.name} {what}. Its log is {log}{_last_line(log)}")
 
     async def _keep(self, child: _Child) -> None:
-        pause = BACKOFF_SECONDS
+        pause = None
         while True:
             started = time.monotonic()
             await child.ended.wait()
-            pause = BACKOFF_SECONDS if time.monotonic() - started > GOOD_SECONDS else pause
-            self._report(f"{child.program.name} ended with status {child.status}; it is started again")
+            pause = pause_after(pause, time.monotonic() - started)
+            self._report(f"{child.program.name} ended with status {child.status}; it is started again in {pause:g} s")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, MAX_BACKOFF_SECONDS)
             await self._restart(child)
 
     async def _restart(self, child: _Child) -> None:
@@ -198,6 +197,18 @@ class Supervisor:
         except StartFailed as error:
             self._report(error.message)
             child.ended.set()
+
+
+def pause_after(pause: float | None, ran_seconds: float) -> float:
+    """Return how long to wait before a program is started again, seconds.
+
+    Args:
+        pause: how long it was the time before; None if there was none.
+        ran_seconds: how long the program ran after it was ready.
+    """
+    if pause is None or ran_seconds > GOOD_SECONDS:
+        return BACKOFF_SECONDS
+    return min(2 * pause, MAX_BACKOFF_SECONDS)
 
 
 async def _unlocked(action: Callable[[], Awaitable[object]]) -> None:

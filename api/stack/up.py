@@ -17,8 +17,9 @@ from jobs.errors import ConfigurationError
 from jobs.settings import Settings
 
 LOOPBACK = "127.0.0.1"
-# A worker loads its model before it is ready; Flower takes its time.
-SLOW_START_SECONDS = 300
+# A worker loads its model before it is ready: 54 GB from a disk of 100 MB/s, and vLLM compiles for two minutes. One
+# that cannot start ends long before.
+SLOW_START_SECONDS = 900
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ ADAPTERS_AT_ONCE = 4
 
 
 def serve_arguments(settings: Vllm) -> Arguments:
-    """Return the arguments of `vllm serve` by their long names. True is a switch; what is not given is left out.
+    """Return the arguments of `vllm serve` by their long names. True and False are a switch; what is None is left out.
+
+    Those of `settings.arguments` win, written with `_` or with `-`. All names exist in vLLM 0.26, 0.31 and 0.33.
 
     Raises:
         ConfigurationError: no model is set, or an adapter's folder holds none.
@@ -27,22 +29,30 @@ def serve_arguments(settings: Vllm) -> Arguments:
         message = "There is no model: PROMPTMILL_WORKER__VLLM__MODEL names a checkpoint."
         raise ConfigurationError(message)
     given = _model(settings) | _speed(settings) | _places(settings) | _answers(settings) | _adapters(settings)
-    return {name: value for name, value in (given | settings.arguments).items() if value not in (None, False)}
+    further = {name.replace("_", "-").lstrip("-"): value for name, value in settings.arguments.items()}
+    return {name: value for name, value in (given | further).items() if value is not None}
 
 
 def words(arguments: Arguments) -> list[str]:
     """Return the arguments as words of a command line."""
-    return [word for name, value in arguments.items() for word in _words(f"--{name}", value)]
+    return [word for name, value in arguments.items() for word in _words(name, value)]
+
+
+def command(arguments: Arguments) -> list[str]:
+    """Return the command line that starts the same engine as a server; it takes the model without a name."""
+    named = {name: value for name, value in arguments.items() if name != "model"}
+    return ["vllm", "serve", str(arguments["model"]), *words(named)]
 
 
 def _words(name: str, value: JsonValue) -> Iterator[str]:
-    yield name
-    if isinstance(value, list):
+    if isinstance(value, bool):
+        yield f"--{name}" if value else f"--no-{name}"
+    elif isinstance(value, list):
+        yield f"--{name}"
         yield from (str(each) for each in value)
-    elif isinstance(value, dict):
-        yield json.dumps(value)
-    elif value is not True:
-        yield str(value)
+    else:
+        # In one word: it may begin with a dash.
+        yield f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"
 
 
 def _model(settings: Vllm) -> Arguments:
@@ -56,7 +66,8 @@ def _model(settings: Vllm) -> Arguments:
         "quantization": None if settings.quantization == "checkpoint" else settings.quantization,
         "kv-cache-dtype": settings.kv_cache,
         "max-model-len": settings.context_tokens,
-        "limit-mm-per-prompt": {"image": settings.images_per_request},
+        # Requests carry images at most; memory would be kept for the others.
+        "limit-mm-per-prompt": {"image": settings.images_per_request, "video": 0, "audio": 0},
     }
 
 
@@ -65,7 +76,7 @@ def _speed(settings: Vllm) -> Arguments:
         "max-num-seqs": settings.max_sequences,
         "max-num-batched-tokens": settings.step_tokens,
         "gpu-memory-utilization": settings.gpu_memory_share,
-        "enforce-eager": settings.eager,
+        "enforce-eager": settings.eager or None,
         "renderer-num-workers": settings.renderer_threads,
     }
 
@@ -76,13 +87,14 @@ def _places(settings: Vllm) -> Arguments:
         "pipeline-parallel-size": settings.pipeline_parallel,
         "data-parallel-size": settings.replicas,
         "distributed-executor-backend": "ray" if settings.executor == "ray" else None,
+        "data-parallel-backend": "ray" if settings.executor == "ray" and settings.replicas > 1 else None,
     }
 
 
 def _answers(settings: Vllm) -> Arguments:
     return {
         "chat-template": str(settings.chat_template) if settings.chat_template else None,
-        "enable-auto-tool-choice": settings.tool_parser is not None,
+        "enable-auto-tool-choice": True if settings.tool_parser else None,
         "tool-call-parser": settings.tool_parser,
         "reasoning-parser": settings.reasoning_parser,
         # `usage` tells of cached tokens, as OpenAI's does.

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import ConfigurationError
+from jobs.settings import Vllm
+from workers.engines.vllm_arguments import command, serve_arguments, words
+
+
+def test_what_is_not_set_is_left_to_the_engine() -> None:
+    arguments = serve_arguments(Vllm(model="some/model"))
+    assert not {"max-model-len", "quantization", "enforce-eager", "enable-lora", "chat-template"} & arguments.keys()
+    assert arguments["served-model-name"] == ["some/model"]
+
+
+def test_a_model_must_be_named() -> None:
+    with pytest.raises(ConfigurationError, match="PROMPTMILL_WORKER__VLLM__MODEL"):
+        serve_arguments(Vllm())
+
+
+def test_further_arguments_win_and_none_takes_one_away() -> None:
+    vllm = Vllm(model="some/model", arguments={"max_num_seqs": 7, "--kv-cache-dtype": None, "seed": 1})
+    arguments = serve_arguments(vllm)
+    assert (arguments["max-num-seqs"], arguments["seed"]) == (7, 1)
+    assert "kv-cache-dtype" not in arguments
+
+
+def test_adapters_are_models_with_room_for_the_largest(tmp_path: Path) -> None:
+    adapters = {}
+    for name, rank in (("a", 8), ("b", 40)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(f'{{"r": {rank}}}')
+        adapters[name] = tmp_path / name
+    arguments = serve_arguments(Vllm(model="m", adapters=adapters))
+    assert (arguments["enable-lora"], arguments["max-loras"], arguments["max-lora-rank"]) == (True, 2, 64)
+
+
+def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=str(tmp_path)):
+        serve_arguments(Vllm(model="m", adapters={"a": tmp_path}))
+
+
+def test_ray_runs_the_replicas_too() -> None:
+    assert serve_arguments(Vllm(model="m", executor="ray", replicas=2))["data-parallel-backend"] == "ray"
+    assert "data-parallel-backend" not in serve_arguments(Vllm(model="m", executor="ray"))
+
+
+def test_words_are_those_of_a_command_line() -> None:
+    arguments = {"model": "m", "a": True, "b": False, "c": {"d": 1}, "e": [1, "x y"], "f": "-1"}
+    named = ["--a", "--no-b", '--c={"d": 1}', "--e", "1", "x y", "--f=-1"]
+    assert words(arguments) == ["--model=m", *named]  # type: ignore[arg-type]
+    assert command(arguments) == ["vllm", "serve", "m", *named]  # type: ignore[arg-type]
