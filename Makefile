@@ -16,7 +16,7 @@ $(UV):
 	.tools/bin/pip install --quiet --disable-pip-version-check uv
 
 $(READY): $(UV) pyproject.toml uv.lock
-	$(UV) sync --frozen --all-extras --python $(PYTHON)
+	$(UV) sync --frozen --extra api --extra embedded --python $(PYTHON)
 	@touch $@
 
 demo: $(READY) ## Run the main job end to end: two files, a real model, results downloaded
