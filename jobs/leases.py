@@ -41,6 +41,7 @@ class Lease:
     batch_id: str
     priority: int
     source_file_id: str
+    model_no: int
     first_line: int
     last_line: int
     remaining: int
@@ -62,7 +63,7 @@ class Renewal:
 _ROWS = text(
     """
     SELECT l.line_no, r.custom_id, l.content
-    FROM lines l JOIN requests r ON r.batch_id = :batch_id AND r.line_no = l.line_no
+    FROM lines l JOIN requests r ON r.batch_id = :batch_id AND r.line_no = l.line_no AND r.model_no = :model_no
     WHERE l.file_id = :file_id AND l.line_no BETWEEN :first_line AND :last_line
       AND NOT EXISTS (SELECT FROM results x WHERE x.batch_id = :batch_id AND x.line_no = l.line_no)
     ORDER BY l.line_no
@@ -87,6 +88,7 @@ def load_rows(connection: Connection, lease: Lease) -> list[Row]:
     values = {
         "batch_id": lease.batch_id,
         "file_id": lease.source_file_id,
+        "model_no": lease.model_no,
         "first_line": lease.first_line,
         "last_line": lease.last_line,
     }

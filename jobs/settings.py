@@ -190,6 +190,8 @@ class Worker(_Section):
 
     engine: Literal["llamacpp", "scripted"] = "llamacpp"
     """Which engine. `scripted` obeys its prompts and is for tests and for measuring the data plane."""
+    scripted_models: Annotated[tuple[str, ...], Field(min_length=1)] = ("scripted",)
+    """Models that the scripted engine serves together, as a JSON list: it plays a base model and its adapters."""
     waiting_requests: Count = 64
     """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
     the time they wait counts as theirs."""
