@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from conftest import migrate
 from payloads import CHAT, jsonl, parse, request
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from jobs import batches, claims, content, db, fleet, ids
+from jobs import batches, claims, content, db, fleet, ids, leases
 from jobs.claims import Claimant
 from jobs.jsonl import MAX_DISTINCT
 from jobs.leases import Lease
@@ -24,11 +25,14 @@ def register(domain: Any, models: Sequence[str], endpoints: Sequence[str] = BATC
         fleet.register(connection, ids.new_worker_id(), engine="none", models=models, endpoints=endpoints)
 
 
+def cut_at(domain: Any, requests: int) -> None:
+    shards = domain.settings.shards.model_copy(update={"max_requests": requests})
+    domain.settings = domain.settings.model_copy(update={"shards": shards})
+
+
 @pytest.fixture(autouse=True)
 def small_shards(domain: Any) -> None:
-    domain.settings = domain.settings.model_copy(
-        update={"shards": domain.settings.shards.model_copy(update={"max_requests": 4})}
-    )
+    cut_at(domain, 4)
 
 
 @pytest.fixture
@@ -48,9 +52,9 @@ def claim(domain: Any, hinted: str, models: Sequence[str] = MODELS) -> Lease | N
 
 
 def claim_all(domain: Any, batch_id: str) -> list[Lease]:
-    leases = [claim(domain, shard.id) for shard in domain.shards(batch_id)]
-    assert all(leases)
-    return [lease for lease in leases if lease]
+    claimed = [claim(domain, shard.id) for shard in domain.shards(batch_id)]
+    assert all(claimed)
+    return [lease for lease in claimed if lease]
 
 
 def problems(domain: Any, data: bytes) -> list[tuple[str, str | None, int | None]]:
@@ -97,9 +101,9 @@ def test_blank_lines_and_a_shuffled_file_change_nothing(domain: Any, together: N
     order = ["german", "german", "base", "german", "french", "base"]
     data = b"\n" + mixed(3, order[:3]) + b"\r\n\n" + b"".join(mixed(6, order).splitlines(keepends=True)[3:])
     batch_id = domain.create(domain.upload(data, chunk=7))
-    leases = claim_all(domain, batch_id)
+    claimed = claim_all(domain, batch_id)
     assert [shard.model for shard in domain.shards(batch_id)] == ["german", "base", "french"]
-    assert [domain.rows(lease) for lease in leases] == [[2, 3, 7], [4, 9], [8]]
+    assert [domain.rows(lease) for lease in claimed] == [[2, 3, 7], [4, 9], [8]]
 
 
 @pytest.mark.parametrize(
@@ -177,9 +181,7 @@ def test_a_mixed_batch_does_not_hold_up_an_older_one(domain: Any, together: None
 
 def test_priority_counts_across_models(domain: Any, together: None) -> None:
     """With more shards of one model than a claim looks at, one of another model was not seen."""
-    domain.settings = domain.settings.model_copy(
-        update={"shards": domain.settings.shards.model_copy(update={"max_requests": 1})}
-    )
+    cut_at(domain, 1)
     domain.create(domain.upload(mixed(40, ["base"])))
     high = domain.create(domain.upload(mixed(1, ["german"])))
     domain.execute("UPDATE shards SET priority = 5 WHERE batch_id = :id", id=high)
@@ -198,6 +200,20 @@ def test_a_lost_shard_goes_on_with_its_own_rows(domain: Any, together: None) -> 
     assert again
     assert (again.token, again.remaining, domain.rows(again)) == (2, 2, [1, 7])
     assert domain.write(again, [1, 7]) == {again.held: True}
+
+
+def test_rows_are_looked_up_one_by_one_whatever_the_statistics_say(domain: Any, together: None) -> None:
+    """Postgres compared each line between a shard's first and last with all requests of the batch, for 15 seconds."""
+    for table in ("lines", "requests", "results"):
+        domain.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    domain.create(domain.upload(mixed(3)))
+    domain.execute("ANALYZE")
+    cut_at(domain, 10_000)
+    lease = claim(domain, domain.shards(domain.create(domain.upload(mixed(20_000))))[1].id)
+    assert lease
+    with db.transaction(domain.engine) as connection:
+        connection.execute(text("SET LOCAL statement_timeout = '5s'"))
+        assert len(leases.load_rows(connection, lease)) == lease.remaining
 
 
 def stop(domain: Any, batch_id: str, status: str, held: Sequence[Lease]) -> None:
@@ -240,9 +256,9 @@ def test_what_failed_is_run_again_by_the_models_that_it_names(domain: Any, toget
     domain.settle(first)
     second = domain.create(ids.result_file_id(first, "error"))
     assert [(shard.model, shard.total) for shard in domain.shards(second)] == [("base", 2), ("german", 2)]
-    leases = claim_all(domain, second)
-    assert [domain.rows(lease) for lease in leases] == [[1, 4], [9, 12]]
-    stop(domain, second, "cancelled", leases)
+    claimed = claim_all(domain, second)
+    assert [domain.rows(lease) for lease in claimed] == [[1, 4], [9, 12]]
+    stop(domain, second, "cancelled", claimed)
     third = domain.create(ids.result_file_id(second, "error"))
     assert [domain.rows(lease) for lease in claim_all(domain, third)] == [[1, 4], [9, 12]]
 
