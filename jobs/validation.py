@@ -63,7 +63,10 @@ def _are_served_together(connection: Connection, source: Row[Any], endpoint: str
 
 
 def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int, *, may_mix: bool) -> list[BatchError]:
-    """Read the lines again, only when the file's summary says that some do not fit; return `most` problems at most."""
+    """Read the lines again, only when the file's summary says that some do not fit; return `most` problems at most.
+
+    With `may_mix` it is no problem that lines name different models.
+    """
     statement = (
         select(lines.c.line_no, lines.c.content)
         .where(lines.c.file_id == file_id, lines.c.custom_id.is_not(None))
