@@ -93,11 +93,12 @@ class Plane:
 def pack(data: bytes) -> bytes:
     """Pack the rows of a file as COPY wants them."""
     rows = (
-        pgcopy.row_start(4)
+        pgcopy.row_start(5)
         + pgcopy.field(b"file")
         + pgcopy.int4(number)
         + pgcopy.field(b"row-%d" % (number - 1))
         + pgcopy.field(line)
+        + pgcopy.int2(0)
         for number, line in enumerate(data.splitlines(keepends=True), 1)
     )
     return b"".join((pgcopy.HEADER, *rows, pgcopy.TRAILER))

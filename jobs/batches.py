@@ -133,17 +133,18 @@ def _write_shards(connection: Connection, common: dict[str, Any], source: Row[An
     # Looked up one by one, not joined, for the reason that `jobs.inputs` has.
     here = (lines.c.file_id == source.id) & (lines.c.line_no == requests.c.line_no)
     size_of_line = select(func.octet_length(lines.c.content)).where(here).scalar_subquery()
-    in_order = select(requests.c.line_no, size_of_line).order_by(requests.c.line_no)
-    sizes = connection.execute(in_order.where(requests.c.batch_id == common["batch_id"]))
+    in_order = select(requests.c.line_no, size_of_line, requests.c.model_no).order_by(requests.c.line_no)
+    asked = connection.execute(in_order.where(requests.c.batch_id == common["batch_id"]))
     cuts = sharding.cut(
-        ((line_no, size) for line_no, size in sizes),
+        ((line_no, size, model_no) for line_no, size, model_no in asked),
         max_requests=settings.shards.max_requests,
         max_bytes=settings.shards.max_bytes,
     )
     rows = [
         {
             **common,
-            "model": source.models[0],
+            "model": source.models[piece.model_no],
+            "model_no": piece.model_no,
             "id": ids.new_shard_id(),
             "number": number,
             "first_line": piece.first_line,

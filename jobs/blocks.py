@@ -17,7 +17,7 @@ FLUSH_BYTES = 4_000_000
 ROW_BYTES = 100
 # What is handed to COPY at once.
 PIECE_BYTES = 262_144
-COPY_LINES = "COPY lines (file_id, line_no, custom_id, content) FROM STDIN (FORMAT BINARY)"
+COPY_LINES = "COPY lines (file_id, line_no, custom_id, model_no, content) FROM STDIN (FORMAT BINARY)"
 # Removed in one transaction: some seconds of work, far from the statement timeout.
 DROP_BYTES = 500_000_000
 
@@ -47,12 +47,14 @@ class Blocks:
         self._engine, self._project_id = engine, project_id
         self._packed: list[bytes] = []
         self._packed_bytes = 0
-        self._row_start = pgcopy.row_start(4) + pgcopy.field(file_id.encode())
+        self._row_start = pgcopy.row_start(5) + pgcopy.field(file_id.encode())
         self._begun = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._writing: Future[None] | None = None
 
-    def add(self, line_no: int, custom_id: str | None, content: bytes, end: bytes = b"") -> None:
+    def add(
+        self, line_no: int, custom_id: str | None, content: bytes, end: bytes = b"", *, model_no: int | None = None
+    ) -> None:
         """Take one row, whose bytes are `content` and `end`. Blocks while the block before is written.
 
         Raises:
@@ -60,7 +62,8 @@ class Blocks:
         """
         key = pgcopy.NULL if custom_id is None else pgcopy.field(custom_id.encode())
         length = pgcopy.pack_length(len(content) + len(end))
-        self._packed += (self._row_start, pgcopy.int4(line_no), key, length, content, end)
+        model = pgcopy.int2(model_no)
+        self._packed += (self._row_start, pgcopy.int4(line_no), key, model, length, content, end)
         self._packed_bytes += len(content) + ROW_BYTES
         if self._packed_bytes >= FLUSH_BYTES:
             self._flush()

@@ -3,7 +3,9 @@
     1. the project of which the fewest shards run
     2. of those, the one that had its last turn longest ago
     3. within a project, the batch with the highest priority
-    4. the shard that the hint names, else the oldest
+    4. the batch of which the hint names a shard, else the oldest
+    5. within a batch one model after the other, so that engines seldom swap adapters; of a model, the shard that the
+       hint names, else the first
 
 A hint wakes a worker and names a shard, but it does not decide: hints of a huge batch stand in front of those of a
 small one in Redis, and its shards do not. As many hints are sent as there are shards, so each shard gets its turn.
@@ -35,18 +37,22 @@ _CLAIM = """
         SELECT first.id FROM (SELECT * FROM projects_in_turn ORDER BY running, claimed_at NULLS FIRST, project_id) AS p
         CROSS JOIN unnest(CAST(:models AS text[])) AS served (model)
         CROSS JOIN LATERAL (
-            SELECT s.id FROM shards s
+            SELECT s.id, s.priority, s.created_at, s.number FROM shards s
             WHERE s.state = 'queued' AND s.model = served.model AND s.project_id = p.project_id AND {may_run}
               AND {is_open}
             ORDER BY s.priority DESC, s.created_at, s.number LIMIT {candidates}
         ) AS first
-        ORDER BY p.running, p.claimed_at NULLS FIRST, p.project_id LIMIT {candidates}
+        ORDER BY p.running, p.claimed_at NULLS FIRST, p.project_id,
+                 first.priority DESC, first.created_at, first.number
+        LIMIT {candidates}
     ), wanted AS (
         SELECT s.id, s.project_id FROM shards s LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
         WHERE s.id = ANY(ARRAY(SELECT id FROM candidates) || CAST(:hinted AS text)) AND s.model = ANY(:models)
           AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now())) AND {is_open}
         ORDER BY p.running, p.claimed_at NULLS FIRST, s.project_id,
-                 s.priority DESC, s.id IS DISTINCT FROM :hinted, s.created_at, s.number
+                 s.priority DESC,
+                 CASE WHEN s.batch_id = (SELECT batch_id FROM shards WHERE id = :hinted) THEN s.model_no END,
+                 s.id IS DISTINCT FROM :hinted, s.created_at, s.number
         LIMIT 1
         FOR UPDATE OF s SKIP LOCKED
     ), earlier AS (
@@ -65,7 +71,7 @@ _CLAIM = """
         ON CONFLICT (project_id) DO UPDATE SET claimed_at = app_now()
     )
     SELECT c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, b.source_file_id,
-           c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
+           c.model_no, c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
            extract(epoch FROM b.expires_at - app_now())::float AS seconds_left
     FROM claimed c JOIN batches b ON b.id = c.batch_id
 """

@@ -70,7 +70,7 @@ def publish(connection: Connection, new: NewFile, defaults: Quotas) -> str:
             sha256=new.sha256,
             requests=new.summary.requests,
             urls=sorted(new.summary.urls),
-            models=sorted(new.summary.models),
+            models=list(new.summary.models),
             problems=[problem.model_dump() for problem in new.summary.problems] or None,
             created_at=func.app_now(),
             expires_at=func.app_now() + life if life else None,

@@ -49,12 +49,12 @@ def served_models(connection: Connection, *, memory_seconds: float) -> dict[str,
     return {row.model: int(row.since.timestamp()) for row in rows}
 
 
-def served_endpoints(connection: Connection, model: str, *, memory_seconds: float) -> set[str]:
-    """Return the endpoints at which a worker serves the model, or served it lately; none if nobody knows it."""
+def served_endpoints(connection: Connection, models: Sequence[str], *, memory_seconds: float) -> set[str]:
+    """Return the endpoints at which one worker serves all of `models`, or served them lately; none if there is none."""
     statement = text(
         """
         SELECT DISTINCT endpoint FROM workers, unnest(endpoints) AS endpoint
-        WHERE :model = ANY(models) AND seen_at > app_now() - make_interval(secs => :memory)
+        WHERE models @> CAST(:models AS text[]) AND seen_at > app_now() - make_interval(secs => :memory)
         """
     )
-    return set(connection.execute(statement, {"model": model, "memory": memory_seconds}).scalars())
+    return set(connection.execute(statement, {"models": list(models), "memory": memory_seconds}).scalars())

@@ -53,8 +53,8 @@ def _lock_source(connection: Connection, batch_id: str) -> Row[Any] | None:
 
 _ALL = text(
     """
-    INSERT INTO requests (batch_id, line_no, custom_id)
-    SELECT :batch_id, line_no, custom_id FROM lines
+    INSERT INTO requests (batch_id, line_no, custom_id, model_no)
+    SELECT :batch_id, line_no, custom_id, coalesce(model_no, 0) FROM lines
     WHERE file_id = :file_id AND custom_id IS NOT NULL ORDER BY line_no
     """
 )
@@ -62,8 +62,8 @@ _ALL = text(
 # row from each side of a join and compares all with all, for minutes with 50,000 requests.
 _FAILED = text(
     """
-    INSERT INTO requests (batch_id, line_no, custom_id)
-    SELECT :batch_id, r.line_no, r.custom_id
+    INSERT INTO requests (batch_id, line_no, custom_id, model_no)
+    SELECT :batch_id, r.line_no, r.custom_id, r.model_no
     FROM requests r
     WHERE r.batch_id = :retry_of
       AND (SELECT x.is_error FROM results x WHERE x.batch_id = r.batch_id AND x.line_no = r.line_no)

@@ -21,7 +21,8 @@ class Summary:
 
     requests: int = 0
     urls: set[str] = field(default_factory=set)
-    models: set[str] = field(default_factory=set)
+    models: dict[str, int] = field(default_factory=dict)
+    """Each model and its number, from 0, in the order of their first lines."""
     problems: list[BatchError] = field(default_factory=list)
 
 
@@ -69,8 +70,12 @@ class Lines:
         self._line_no += 1
         self._check_count()
         self._check_length(len(content), self._line_no)
-        custom_id = None if lines.is_blank(content) else self._request(content)
-        self._blocks.add(self._line_no, custom_id, content, end)
+        line = None if lines.is_blank(content) else self._request(content)
+        if line is None:
+            self._blocks.add(self._line_no, None, content, end)
+        else:
+            model_no = self._sum.models[line.body.model]
+            self._blocks.add(self._line_no, line.custom_id, content, end, model_no=model_no)
 
     def _check_count(self) -> None:
         # Blank lines are rows too, and a row costs far more than the one byte that it holds.
@@ -89,8 +94,8 @@ class Lines:
             message = f"Line {number} is longer than {self._limits.max_line_bytes} bytes."
             raise InvalidRequest(message, param="file", code="line_too_long")
 
-    def _request(self, content: bytes) -> str | None:
-        """Check one request; return its custom_id, or None and the problem in the summary."""
+    def _request(self, content: bytes) -> lines.Line | None:
+        """Check one request; return it, or None and the problem in the summary."""
         self._sum.requests += 1
         if self._sum.requests > self._limits.max_requests:
             self._too_many()
@@ -103,7 +108,7 @@ class Lines:
         except lines.LineProblem as problem:
             self._problem(problem)
             return None
-        return line.custom_id
+        return line
 
     def _note(self, line: lines.Line) -> None:
         first = self._first_lines.setdefault(line.custom_id, self._line_no)
@@ -112,9 +117,16 @@ class Lines:
             raise lines.LineProblem("duplicate_custom_id", message, "custom_id")
         if len(self._sum.urls) < MAX_DISTINCT:
             self._sum.urls.add(line.url)
-        if len(self._sum.models) < MAX_DISTINCT:
-            self._sum.models.add(line.body.model)
+        self._number(line.body.model)
         self._count_inputs(line)
+
+    def _number(self, model: str) -> None:
+        """Give a model its number."""
+        known = self._sum.models
+        if model not in known and len(known) == MAX_DISTINCT:
+            message = f"The requests of a batch may use at most {MAX_DISTINCT} models."
+            raise lines.LineProblem("model_mismatch", message, "body.model")
+        known.setdefault(model, len(known))
 
     def _count_inputs(self, line: lines.Line) -> None:
         most, before = self._limits.max_embedding_inputs, self._embedding_inputs

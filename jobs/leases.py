@@ -41,6 +41,7 @@ class Lease:
     batch_id: str
     priority: int
     source_file_id: str
+    model_no: int
     first_line: int
     last_line: int
     remaining: int
@@ -59,13 +60,17 @@ class Renewal:
     stopping: bool
 
 
+# Lines and results are looked up one by one, for the reason that `jobs.inputs` has: between the requests of a shard may
+# lie ten times as many of other models, and a join compared all of them with all requests of the batch.
 _ROWS = text(
     """
-    SELECT l.line_no, r.custom_id, l.content
-    FROM lines l JOIN requests r ON r.batch_id = :batch_id AND r.line_no = l.line_no
-    WHERE l.file_id = :file_id AND l.line_no BETWEEN :first_line AND :last_line
-      AND NOT EXISTS (SELECT FROM results x WHERE x.batch_id = :batch_id AND x.line_no = l.line_no)
-    ORDER BY l.line_no
+    SELECT r.line_no, r.custom_id, l.content
+    FROM requests r CROSS JOIN LATERAL (
+        SELECT content FROM lines WHERE file_id = :file_id AND line_no = r.line_no LIMIT 1
+    ) AS l
+    WHERE r.batch_id = :batch_id AND r.line_no BETWEEN :first_line AND :last_line AND r.model_no = :model_no
+      AND (SELECT x.is_error FROM results x WHERE x.batch_id = r.batch_id AND x.line_no = r.line_no) IS NULL
+    ORDER BY r.line_no
     """
 )
 
@@ -87,6 +92,7 @@ def load_rows(connection: Connection, lease: Lease) -> list[Row]:
     values = {
         "batch_id": lease.batch_id,
         "file_id": lease.source_file_id,
+        "model_no": lease.model_no,
         "first_line": lease.first_line,
         "last_line": lease.last_line,
     }

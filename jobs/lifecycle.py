@@ -74,7 +74,8 @@ def _end_unfinished(
 _NEVER_RAN = text(
     """
     WITH stopped AS (
-        SELECT id, first_line, last_line, lease_token FROM shards WHERE batch_id = :batch_id AND state = 'stopped'
+        SELECT id, model_no, first_line, last_line, lease_token
+        FROM shards WHERE batch_id = :batch_id AND state = 'stopped'
     ), missing AS (
         INSERT INTO results (batch_id, line_no, is_error, code, lease_token, content)
         SELECT r.batch_id, r.line_no, true, :code, s.lease_token,
@@ -86,6 +87,7 @@ _NEVER_RAN = text(
                )::text || E'\\n', 'UTF8')
         FROM stopped s
         JOIN requests r ON r.batch_id = :batch_id AND r.line_no BETWEEN s.first_line AND s.last_line
+                       AND r.model_no = s.model_no
         ON CONFLICT (batch_id, line_no) DO NOTHING
     )
     UPDATE shards SET failed = total - completed, state = 'done' FROM stopped WHERE shards.id = stopped.id

@@ -139,7 +139,8 @@ files = Table(
     Column("bytes", BigInteger, nullable=False, server_default=ZERO),
     Column("sha256", LargeBinary),
     _count("requests"),
-    # Distinct values over the file's lines, so that creating a batch need not read the lines again.
+    # Distinct values over the file's lines, so that creating a batch need not read the lines again. Models in the order
+    # of their first lines: `model_no` below, at the lines and at what is made of them, is a position here, from 0.
     Column("urls", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("models", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     # [{code, message, param, line}], found at upload, reported by each batch that is created from the file.
@@ -183,6 +184,8 @@ lines = Table(
     Column("custom_id", Text),
     # The exact bytes with their line end. bytea with lz4, never jsonb: that loses \u0000, duplicate keys and order.
     Column("content", BYTEA, nullable=False),
+    # Null: no request, or of an upload before there were numbers, whose one model needs none.
+    Column("model_no", SmallInteger),
 )
 
 batches = Table(
@@ -238,6 +241,7 @@ requests = Table(
     # The line of the source file that holds the request.
     Column("line_no", Integer, primary_key=True, autoincrement=False),
     Column("custom_id", Text, nullable=False),
+    _count("model_no", SmallInteger),
     Index("custom_ids_are_unique_in_a_batch", "batch_id", "custom_id", unique=True),
 )
 
@@ -249,10 +253,11 @@ shards = Table(
     Column("batch_id", Text, nullable=False),
     # Position in the batch, from 0.
     Column("number", Integer, nullable=False),
-    # The requests of the batch with first_line <= line_no <= last_line.
+    # The requests of the batch with first_line <= line_no <= last_line and the shard's `model_no`.
     Column("first_line", Integer, nullable=False),
     Column("last_line", Integer, nullable=False),
     Column("model", Text, nullable=False),
+    _count("model_no", SmallInteger),
     # Its batch's.
     _count("priority", SmallInteger),
     Column("state", Text, nullable=False, server_default=text(f"'{ShardState.QUEUED}'")),

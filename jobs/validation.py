@@ -25,8 +25,10 @@ def problems(connection: Connection, source: Row[Any] | None, new: "NewBatch", s
         message = f"The purpose of file {new.input_file_id} is '{source.purpose}', not '{BATCH_PURPOSE}'."
         return [BatchError(code="invalid_request", message=message, param="file_id")]
     found = _with_their_urls(connection, source, new.endpoint)
-    if source.urls != [new.endpoint] or len(source.models) > 1:
-        found += _mismatches(connection, source.id, new.endpoint, settings.limits.max_reported_lines)
+    may_mix = len(source.models) == 1 or _are_served_together(connection, source, new.endpoint, settings)
+    if source.urls != [new.endpoint] or not may_mix:
+        most = settings.limits.max_reported_lines
+        found += _mismatches(connection, source.id, new.endpoint, most, may_mix=may_mix)
     if len(source.models) == 1:
         found += _not_served(connection, source, new.endpoint, settings)
     found.sort(key=lambda problem: problem.line or 0)
@@ -50,8 +52,21 @@ _decode_url = msgspec.json.Decoder(_Url).decode
 _PROMPTS = {f"body.{name}" for groups in PROMPT_OF.values() for names in groups for name in names}
 
 
-def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int) -> list[BatchError]:
-    """Read the lines again, only when the file's summary says that some do not fit; return `most` problems at most."""
+def _are_served_together(connection: Connection, source: Row[Any], endpoint: str, settings: Settings) -> bool:
+    """Tell whether one worker serves all models of the file at this endpoint, and its lines have their numbers."""
+    memory = settings.retention.model_memory_seconds
+    if endpoint not in fleet.served_endpoints(connection, source.models, memory_seconds=memory):
+        return False
+    statement = select(lines.c.model_no).where(lines.c.file_id == source.id, lines.c.custom_id.is_not(None))
+    # One process wrote all lines. One of an earlier release gave none of them a number.
+    return connection.execute(statement.order_by(lines.c.line_no).limit(1)).scalar_one_or_none() is not None
+
+
+def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int, *, may_mix: bool) -> list[BatchError]:
+    """Read the lines again, only when the file's summary says that some do not fit; return `most` problems at most.
+
+    With `may_mix` it is no problem that lines name different models.
+    """
     statement = (
         select(lines.c.line_no, lines.c.content)
         .where(lines.c.file_id == file_id, lines.c.custom_id.is_not(None))
@@ -64,7 +79,7 @@ def _mismatches(connection: Connection, file_id: str, endpoint: str, most: int) 
         for line_no, content in rows:
             target = _decode_target(bytes(content).removeprefix(BOM))
             first_model = first_model or target.body.model
-            problems += _misfits(target, line_no, endpoint, first_model)
+            problems += _misfits(target, line_no, endpoint, target.body.model if may_mix else first_model)
             if len(problems) >= most:
                 break
     return problems
@@ -94,7 +109,10 @@ def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterat
     if target.url != endpoint:
         yield _invalid_url(line_no)
     if target.body.model != model:
-        message = f"All requests of a batch must use one model; the first line's is '{model}'."
+        message = (
+            "All requests of a batch must use one model, or models that one worker serves together; "
+            f"the first line's is '{model}'."
+        )
         yield BatchError(code="model_mismatch", message=message, param="body.model", line=line_no)
 
 
@@ -102,7 +120,7 @@ def _not_served(connection: Connection, source: Row[Any], endpoint: str, setting
     """Return a problem for each line, when nobody serves the file's one model at this endpoint."""
     (model,) = source.models
     memory = settings.retention.model_memory_seconds
-    served = fleet.served_endpoints(connection, model, memory_seconds=memory)
+    served = fleet.served_endpoints(connection, source.models, memory_seconds=memory)
     if endpoint in served:
         return []
     statement = (

@@ -23,10 +23,12 @@ for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
 def migrate(url: str, revision: str = "head") -> None:
     engine = db.make_engine(url, connections=1)
     config = Config(ROOT / "alembic.ini")
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        (command.upgrade if revision == "head" else command.downgrade)(config, revision)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+    finally:
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")

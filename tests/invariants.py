@@ -14,10 +14,11 @@ def check(engine: Engine) -> None:
         for shard in connection.execute(text("SELECT * FROM shards")):
             rows = connection.execute(
                 text(
-                    "SELECT count(*) FILTER (WHERE NOT is_error), count(*) FILTER (WHERE is_error) FROM results "
-                    "WHERE batch_id = :batch_id AND line_no BETWEEN :first AND :last"
+                    "SELECT count(*) FILTER (WHERE NOT is_error), count(*) FILTER (WHERE is_error) "
+                    "FROM results JOIN requests USING (batch_id, line_no) "
+                    "WHERE batch_id = :batch_id AND line_no BETWEEN :first_line AND :last_line AND model_no = :model_no"
                 ),
-                {"batch_id": shard.batch_id, "first": shard.first_line, "last": shard.last_line},
+                dict(shard._mapping),
             ).one()
             assert (shard.completed, shard.failed) == tuple(rows), "counters are the rows"
     for batch in batches:

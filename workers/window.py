@@ -6,8 +6,8 @@
 
 The window does not know where a shard or a batch ends: the first rows of the next one run beside the last rows of
 this one. Projects take turns, row by row, and so do the batches of a project that have the same priority; shards of one
-batch go one after the other. All its state belongs to the
-event loop; other threads enter through `call_soon_threadsafe`.
+batch go one after the other, model by model: an engine may have to swap adapters in between. All its state belongs to
+the event loop; other threads enter through `call_soon_threadsafe`.
 """
 
 import asyncio
@@ -138,13 +138,14 @@ class Window:
             self._turns[chosen.lease.project_id] = self._turns[chosen.lease.batch_id] = self._turn
         return chosen
 
-    def _place(self, run: ShardRun) -> tuple[int, int, int, int]:
+    def _place(self, run: ShardRun) -> tuple[int, int, int, int, int]:
         """Return what `run` is ordered by. `jobs.claims` orders shards by the same rules."""
         lease = run.lease
         return (
             self._turns.get(lease.project_id, 0),
             -lease.priority,
             self._turns.get(lease.batch_id, 0),
+            lease.model_no,
             lease.first_line,
         )
 

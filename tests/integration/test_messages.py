@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 from web import serving
 
-from jobs import content, db, keys, lifecycle
+from jobs import content, db, fleet, keys, lifecycle
 from jobs.outcomes import failure, success
 
 PATH = "/v1/messages/batches"
@@ -173,7 +173,10 @@ def test_a_batch_is_one_at_the_other_door_too(client: Client) -> None:
         ([element("a", x=json.loads("[" * 70 + "]" * 70))], "requests.0: Not valid JSON, or nested too deep."),
         (
             [element("a"), element("b", model="other")],
-            "requests.1.params.model: All requests of a batch must use one model; the first line's is 'scripted'.",
+            (
+                "requests.1.params.model: All requests of a batch must use one model, or models that one worker serves "
+                "together; the first line's is 'scripted'."
+            ),
         ),
     ],
 )
@@ -188,6 +191,19 @@ def test_what_is_wrong_is_said_at_the_call_and_nothing_is_left(
 def test_half_a_surrogate_pair_is_refused(client: Client) -> None:
     body = json.dumps({"requests": [element("a", system="\ud800")]}).encode()
     assert error(client.call("POST", content=body))[:2] == (400, "invalid_request_error")
+
+
+def test_requests_may_name_models_that_one_worker_serves_together(client: Client, domain: Any) -> None:
+    requests = [element("a"), element("b", model="other"), element("c")]
+    assert error(client.create(requests))[0] == 400
+    with db.transaction(domain.engine) as connection:
+        fleet.register(connection, "w", engine="none", models=["other", "scripted"], endpoints=["/v1/messages"])
+    batch = client.create(requests).json()
+    assert batch["request_counts"]["processing"] == 3
+    shards = domain.shards(ours(batch["id"]))
+    assert [(shard.model, shard.first_line, shard.total) for shard in shards] == [("scripted", 1, 2), ("other", 2, 1)]
+    (listed,) = client.batches()
+    assert listed["model"] is None
 
 
 def test_a_model_that_nobody_serves_is_not_found(client: Client, domain: Any) -> None:

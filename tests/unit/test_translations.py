@@ -19,7 +19,7 @@ PNG = "data:image/png;base64,AAAA"
 
 
 def run(endpoint: str, **body: Any) -> Body:
-    engine = ScriptedEngine(stall_seconds=60)
+    engine = ScriptedEngine(["scripted"], stall_seconds=60)
     return asyncio.run(endpoints.run(engine, endpoint, {"model": "scripted", **body}))
 
 
@@ -58,7 +58,7 @@ def chat_answer(**changes: Any) -> Body:
 def test_what_is_served_follows_from_what_the_engine_serves() -> None:
     class Engine(ScriptedEngine):
         def __init__(self, *own: str) -> None:
-            super().__init__(stall_seconds=60)
+            super().__init__(["scripted"], stall_seconds=60)
             self.own = own
 
         def endpoints(self) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def test_what_is_served_follows_from_what_the_engine_serves() -> None:
     assert endpoints.served(Engine(EMBEDDINGS)) == [EMBEDDINGS, SCORE]
     assert endpoints.served(Engine(COMPLETIONS)) == [COMPLETIONS]
     assert endpoints.served(Engine(SCORE)) == [SCORE]
-    assert set(endpoints.served(ScriptedEngine(stall_seconds=60))) == set(BATCH_ENDPOINTS)
+    assert set(endpoints.served(ScriptedEngine(["scripted"], stall_seconds=60))) == set(BATCH_ENDPOINTS)
 
 
 # Responses.

@@ -85,10 +85,14 @@ class Bench:
         batch: str = "batch_1",
         project: str = "proj_1",
         priority: int = 0,
+        model_no: int = 0,
+        first_line: int = 1,
     ) -> ShardRun:
         lines = jsonl(request(prompt, prompt) for prompt in prompts).splitlines(keepends=True)
         run = ShardRun(
-            lease=Lease("shard_1", 1, project, batch, priority, "file-1", 1, len(lines), len(lines), CHAT, 60),
+            lease=Lease(
+                "shard_1", 1, project, batch, priority, "file-1", model_no, first_line, len(lines), len(lines), CHAT, 60
+            ),
             rows=deque(
                 Row(number, prompt, line) for number, (prompt, line) in enumerate(zip(prompts, lines, strict=True), 1)
             ),
@@ -154,6 +158,13 @@ def test_batches_take_turns_and_shards_of_one_batch_do_not(bench: Bench) -> None
         bench.finish(prompt)
         order += sorted(set(bench.engine.running) - set(order))
     assert order == ["a1", "a2", "b1", "a3", "b2", "a4"]
+
+
+def test_shards_of_one_batch_go_model_by_model(bench: Bench) -> None:
+    bench.run("a1", "a2")
+    bench.run("b1", "b2", model_no=1, first_line=2)
+    bench.run("a3", "a4", first_line=7)
+    assert started_in_order(bench, "a1", "a2") == ["a1", "a2", "a3", "a4", "b1", "b2"]
 
 
 def test_projects_take_turns_however_many_batches_they_have(bench: Bench) -> None:

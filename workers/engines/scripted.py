@@ -28,7 +28,6 @@ from jobs.errors import EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from workers.engines.base import Body, ProgressWatch
 
-MODEL = "scripted"
 CAPACITY = 256
 
 
@@ -37,14 +36,15 @@ class ScriptedEngine:
 
     name = "scripted"
 
-    def __init__(self, *, stall_seconds: float) -> None:
+    def __init__(self, models: Sequence[str], *, stall_seconds: float) -> None:
+        self._models = models
         self._progress = ProgressWatch(stall_seconds)
 
     async def start(self) -> None:
         pass
 
     def models(self) -> Sequence[str]:
-        return [MODEL]
+        return self._models
 
     def endpoints(self) -> Sequence[str]:
         return [CHAT, COMPLETIONS, EMBEDDINGS]
