@@ -302,7 +302,7 @@ def test_a_message_becomes_a_chat_completion() -> None:
     image = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
     chat = messages.to_chat(
         asked_message(
-            system=[{"type": "text", "text": "Look.", **cached}],
+            system=[{"type": "text", "text": "Look.", **cached}, {"type": "text", "text": "Closely."}],
             messages=[
                 {"role": "user", "content": "a"},
                 {"role": "user", "content": [{"type": "text", "text": "b", **cached}]},
@@ -324,7 +324,7 @@ def test_a_message_becomes_a_chat_completion() -> None:
     assert chat == {
         "model": "m",
         "messages": [
-            {"role": "system", "content": [{"type": "text", "text": "Look."}]},
+            {"role": "system", "content": "Look.\nClosely."},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             {"role": "assistant", "content": [{"type": "text", "text": "c"}]},
             {

@@ -150,9 +150,9 @@ def to_chat(asked: MessagesParameters) -> Body:
 def _system(system: str | list[SystemBlock] | None) -> list[Body]:
     if not system:
         return []
-    if isinstance(system, str):
-        return [{"role": "system", "content": system}]
-    return [{"role": "system", "content": [{"type": "text", "text": block.text} for block in system]}]
+    # One text: templates exist that read one part only (Gemma 3's).
+    text = system if isinstance(system, str) else "\n".join(block.text for block in system)
+    return [{"role": "system", "content": text}]
 
 
 def _turns(turns: list[Turn]) -> list[Body]:

@@ -42,6 +42,8 @@ METRICS_SECONDS = 2.0
 # Requests beyond those that it decodes; the next one starts without a round trip to us.
 QUEUED_IN_ENGINE = 2
 _CONTEXT_ERROR = "exceed_context_size_error"
+# What a chat template says by itself, after a page about where it said it.
+_TEMPLATE_REFUSAL = re.compile(r"Jinja Exception: (.*)")
 _INPUT_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
 _PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 
@@ -64,7 +66,8 @@ class LlamaCppEngine:
             self._server: Any = await asyncio.to_thread(self._load, path)
         except (RuntimeError, ValueError) as error:
             shutil.rmtree(self._folder, ignore_errors=True)
-            message = f"llama.cpp cannot load {path}: {error}"
+            projector = self._settings.projector_path
+            message = f"llama.cpp cannot load {path}{f' with {projector}' if projector else ''}: {error}"
             raise ConfigurationError(message) from error
         transport = httpx2.AsyncHTTPTransport(uds=str(self._socket))
         self._client = httpx2.AsyncClient(transport=transport, base_url="http://engine", timeout=None)
@@ -265,6 +268,8 @@ def _payload(asked: Sampling, choice: int) -> Body:
     payload = asked.model_dump(
         by_alias=True, exclude_none=True, exclude={"n", "user", "metadata", "store", "stream", "echo"}
     )
+    if isinstance(asked, ChatParameters):
+        payload["messages"] = [_with_whole_text(message) for message in payload["messages"]]
     if asked.stop:
         # The only way to learn which stop string was met.
         payload["verbose"] = True
@@ -280,6 +285,14 @@ def _payload(asked: Sampling, choice: int) -> Body:
     return payload
 
 
+def _with_whole_text(message: Body) -> Body:
+    """Return the message with its texts as one, if it has nothing else. Of a system's, Gemma 3 would read the first."""
+    content = message["content"]
+    if isinstance(content, str) or any(part["type"] != "text" for part in content):
+        return message
+    return {**message, "content": "\n".join(part["text"] for part in content)}
+
+
 def _completion_format(form: Body) -> Body:
     if form["type"] == "text":
         return {}
@@ -293,6 +306,9 @@ def _rejection(error: Body, prompt: str) -> RequestRejected:
     words = str(error.get("message"))
     if match := _INPUT_TOO_LONG.search(words):
         return _too_long(match[1], match[2], prompt)
+    if match := _TEMPLATE_REFUSAL.search(words):
+        message = f"The model's chat template refuses this: {match[1]}"
+        return RequestRejected(message, code="invalid_value", param=prompt)
     return RequestRejected(words, status_code=400, code="invalid_value")
 
 

@@ -40,10 +40,10 @@ class TextPart(Strict):
     text: str
 
 
-def _kind(part: Any) -> str:  # noqa: ANN401  any JSON
+def _kind(part: Any) -> str:  # noqa: ANN401  any JSON, or one of our own parts on its way out
     """Name what a part is meant to be, so that an error is about that and nothing else."""
-    is_image = isinstance(part, dict) and part.get("type") == "image_url"
-    return "part[image]" if is_image else "part[text]"
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", "")
+    return "part[image]" if kind == "image_url" else "part[text]"
 
 
 Part = Annotated[

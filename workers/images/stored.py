@@ -4,7 +4,7 @@ from sqlalchemy import Engine
 
 from jobs import content, db, files
 from jobs.content import Source
-from jobs.errors import NotFound
+from jobs.errors import InvalidRequest, NotFound
 from workers.images.values import Problem, Stored, not_found, too_many_bytes
 
 PURPOSE = "vision"
@@ -19,7 +19,8 @@ def look_up(engine: Engine, project_id: str, file_id: str, max_bytes: int) -> St
     try:
         with db.transaction(engine, project_id) as connection:
             row = files.find(connection, project_id, file_id)
-    except NotFound:
+    except (NotFound, InvalidRequest):
+        # The other one: what Postgres has no room for is no id.
         return not_found(file_id)
     if row.purpose != PURPOSE:
         return not_found(file_id)
