@@ -5,6 +5,8 @@ import base64
 import os
 import signal
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pictures
+import psutil
 import pytest
+import services
 import trustme
 from receivers import Names, Receiver, receiving, status
 
@@ -185,6 +189,33 @@ def test_decoders_end_with_the_worker() -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+DYING_WORKER = """
+import asyncio, os, signal, sys
+from jobs.settings import Images
+from workers.images.checking import Checker
+
+async def main():
+    checker = Checker(Images())
+    await checker.check(sys.stdin.buffer.read())
+    print(*(process.pid for process in checker._started), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+def test_decoders_end_with_a_worker_that_is_killed() -> None:
+    worker = subprocess.run([sys.executable, "-c", DYING_WORKER], input=pictures.encoded(), capture_output=True)
+    assert worker.returncode == -signal.SIGKILL
+    (pid,) = map(int, worker.stdout.split())
+    services.wait_until(lambda: not is_running(pid), "the decoder ends")
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process does anything; where nobody collects orphans, its number may stay."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_decoder_has_no_secrets_and_few_rights() -> None:
