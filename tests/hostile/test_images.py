@@ -207,7 +207,8 @@ asyncio.run(main())
 
 
 def test_decoders_end_with_a_worker_that_is_killed() -> None:
-    worker = subprocess.run([sys.executable, "-c", DYING_WORKER], input=pictures.encoded(), capture_output=True)
+    command = [sys.executable, "-c", DYING_WORKER]
+    worker = subprocess.run(command, input=pictures.encoded(), capture_output=True, check=False)
     assert worker.returncode == -signal.SIGKILL
     (pid,) = map(int, worker.stdout.split())
     services.wait_until(lambda: not is_running(pid), "the decoder ends")
