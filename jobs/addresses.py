@@ -1,21 +1,41 @@
-"""Where webhooks may go. Whoever has an API key names the URL, and this network must not be reached through us.
+"""Where webhooks may go, and where images may come from.
 
-A URL is looked at when it is registered, so that a mistake is seen at once. What protects is the second look: the
-courier checks each address that a name resolves to, and connects to the very address it checked. No parser of names or
-numbers stands in between, and a name that resolves to something else a moment later gains nothing.
+Whoever has an API key names the URL, and this network must not be reached through us.
+
+A URL is looked at when it is registered, so that a mistake is seen at once. What protects is the second look:
+`workers.network` checks each address that a name resolves to, and connects to the very address it checked. No parser of
+names or numbers stands in between, and a name that resolves to something else a moment later gains nothing.
 """
 
 import ipaddress
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Protocol
 
 import httpx2
 
 from jobs.errors import InvalidRequest
-from jobs.settings import Webhooks
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class Rules(Protocol):
+    """What settings say of it: `Webhooks` and `Images`."""
+
+    @property
+    def allow_http(self) -> bool:
+        """Whether TLS may be missing."""
+
+    @property
+    def allowed_networks(self) -> tuple[Network, ...]:
+        """Networks that are not public and may be reached all the same."""
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Longest time of one call, seconds."""
+
 
 MAX_URL_CHARS = 2_048
 WEB_PORTS = (80, 443)
@@ -30,8 +50,8 @@ _SPECIAL = tuple(IPv4Network(each) for each in ("168.63.129.16/32", "192.0.0.0/2
 _DOCUMENTATION = IPv6Network("3fff::/20")
 
 
-def check_url(url: str, settings: Webhooks) -> None:
-    """Do nothing if messages may be sent to `url`, as far as that can be told without looking up its name.
+def check_url(url: str, settings: Rules) -> None:
+    """Do nothing if `url` may be asked, as far as that can be told without looking up its name.
 
     Raises:
         InvalidRequest: what is wrong with it; `param` is `url`.
@@ -41,7 +61,7 @@ def check_url(url: str, settings: Webhooks) -> None:
         raise InvalidRequest(message, param="url", code="invalid_value")
 
 
-def _problems(url: str, settings: Webhooks) -> Iterator[str]:
+def _problems(url: str, settings: Rules) -> Iterator[str]:
     if len(url) > MAX_URL_CHARS or not url.isascii() or not url.isprintable() or set(url) & set(" \\"):
         yield f"it has at most {MAX_URL_CHARS} ASCII characters, and neither spaces nor backslashes"
     try:
@@ -69,11 +89,10 @@ def _literal(host: str) -> list[Address]:
     return [ipaddress.ip_address(str(entry[4][0])) for entry in found]
 
 
-def is_allowed(address: Address, settings: Webhooks) -> bool:
-    """Tell whether a message may be sent to this address."""
+def is_allowed(address: Address, settings: Rules) -> bool:
+    """Tell whether this address may be connected to."""
     real = _unwrapped(address)
-    networks: tuple[IPv4Network | IPv6Network, ...] = settings.allowed_networks
-    return any(real in network for network in networks) or _is_public(real)
+    return any(real in network for network in settings.allowed_networks) or _is_public(real)
 
 
 def _unwrapped(address: Address) -> Address:

@@ -180,6 +180,38 @@ class Api(_Section):
     """Slowest body, bytes a second. A bad mobile link is ten times faster."""
 
 
+class Images(_Section):
+    """Images in requests (docs/images.md). A worker checks each one before its engine sees it."""
+
+    max_bytes: Bytes = 20_000_000
+    """Largest image as it is sent, bytes. As long as a line may be; photographs have a quarter of it."""
+    max_pixels: Count = 50_000_000
+    """Largest image, width times height. Cameras of phones reach it. While it is checked it takes 200 MB."""
+    max_per_request: Count = 16
+    """Most images in one request. Each takes a part of the context: 256 tokens with Gemma 3."""
+    cache_bytes: Bytes = 256_000_000
+    """What each worker keeps of checked images, bytes: one that many rows name is read and checked once."""
+    processes: Count = 2
+    """Processes in which each worker checks images, started with the first one. 12 million pixels take one 0.1 s."""
+    allow_remote: bool = False
+    """Fetch images that are named by a URL. Off: whoever has an API key names the URLs, and this process may reach what
+    they may not; and a batch of 50,000 rows would ask some server 50,000 times."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts that images are fetched from, as a JSON list: `["images.example.com"]`. Exact names."""
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that are not public and may be fetched from all the same, as a JSON list: `["10.1.0.0/16"]`."""
+    timeout_seconds: Seconds = 10
+    """Longest time of one fetch, seconds, from the look-up of the name to the last byte."""
+
+    @property
+    def allow_http(self) -> bool:
+        """Tell whether images may come without TLS: never."""
+        return False
+
+
+KvCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
 class LlamaCpp(_Section):
     """The llama.cpp engine (`worker.engine = "llamacpp"`)."""
 
@@ -200,7 +232,41 @@ class LlamaCpp(_Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads. 0: as many as this process may use."""
     gpu_layers: Annotated[int, Field(ge=0)] = 0
-    """Layers placed on a GPU. 0: CPU only, which the prebuilt wheel is."""
+    """Layers placed on a GPU; more than the model has: all. 0: CPU only, which the prebuilt wheel is."""
+    projector_path: Path | None = None
+    """GGUF file of the model's image projector (`mmproj`), made for this very model. Unset: images are refused."""
+    chat_template_path: Path | None = None
+    """Jinja file that turns messages into a prompt. Unset: the GGUF file's own; one without gets llama.cpp's ChatML."""
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    """`auto`: where the device has it. A quantised value cache needs it."""
+    key_cache_type: KvCacheType = "f16"
+    """How the keys of the context are kept. `q8_0` takes half of `f16`, on a GPU that is twice the requests at once."""
+    value_cache_type: KvCacheType = "f16"
+    """How the values are kept; the same choice."""
+    batch_tokens: Count = 2_048
+    """Most prompt tokens that are taken up together. llama.cpp's own default."""
+    step_tokens: Count = 512
+    """Most tokens computed in one step, at most `batch_tokens`. llama.cpp's own default. More reads prompts faster on a
+    GPU and takes memory there; an image of Gemma 3 must fit into one step, that is 256."""
+    load_mode: Literal["auto", "read", "mmap", "mlock", "mmap_mlock", "direct_io"] = "auto"
+    """How the file comes into memory. `mmap`: on demand, shared by workers of one machine; with `mlock` it is never
+    swapped out (`ulimit -l` must allow it); `direct_io`: past the page cache, for a model that goes to a GPU."""
+    numa: Literal["off", "distribute", "isolate", "numactl"] = "off"
+    """For several CPU sockets: use all, stay on the one that it started on, or do as numactl says."""
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> "LlamaCpp":
+        if self.step_tokens > self.batch_tokens:
+            message = "worker.llamacpp.step_tokens must not exceed worker.llamacpp.batch_tokens"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _value_cache_can_be_read(self) -> "LlamaCpp":
+        if self.flash_attention == "off" and self.value_cache_type not in ("f32", "f16", "bf16"):
+            message = "a quantised worker.llamacpp.value_cache_type needs worker.llamacpp.flash_attention"
+            raise ValueError(message)
+        return self
 
 
 class Vllm(_Section):
@@ -332,6 +398,7 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     reconciler: Reconciler = Reconciler()
     webhooks: Webhooks = Webhooks()
+    images: Images = Images()
     api: Api = Api()
     worker: Worker = Worker()
     flower: Flower = Flower()

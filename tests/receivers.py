@@ -1,12 +1,15 @@
 """A real HTTP server that messages are sent to. It says what it is told to, and keeps what it got."""
 
 import contextlib
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
 
 # What lets our processes send to it: it has no certificate, and an address that is not public.
 REACHABLE = {
@@ -75,11 +78,29 @@ class Receiver:
             reply(handler)
 
 
+class Names:
+    """Answers for one name with one list of addresses after the other; the last one stays."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: list[str], host: str = "rebind.test") -> None:
+        self._host, self._answers, self._system = host, list(answers), socket.getaddrinfo
+        self.asked = 0
+        monkeypatch.setattr(socket, "getaddrinfo", self)
+
+    def __call__(self, host: Any, port: Any, *kinds: Any, **options: Any) -> Any:
+        if host != self._host or options.get("flags") == socket.AI_NUMERICHOST:
+            return self._system(host, port, *kinds, **options)
+        self.asked += 1
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
+
+
 @contextlib.contextmanager
 def receiving(host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             receiver.serve(self)
+
+        do_GET = do_POST  # noqa: N815  as the base class calls it
 
         def log_message(self, *_: Any) -> None:
             pass

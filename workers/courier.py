@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from jobs import db, outbox, telemetry
 from jobs.outbox import Answer, Delivery
 from jobs.settings import Settings
-from workers import outbound
+from workers import network, outbound
 
 log = telemetry.get_logger(__name__)
 
@@ -27,7 +27,7 @@ class Courier:
         self._database = db.make_engine(settings.database_url.get_secret_value(), connections=2)
         # Threads of their own: a look-up that hangs keeps its thread, and no lease may end for that.
         self._transactions = ThreadPoolExecutor(2, thread_name_prefix="courier-transactions")
-        self._pool = outbound.make_pool(self._settings)
+        self._pool = network.make_pool(self._settings, connections=self._settings.max_at_once)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="courier")
         self._stopping = threading.Event()
 

@@ -23,6 +23,7 @@ from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
 from workers import endpoints, engines
+from workers.images.resolver import READERS, Resolver
 from workers.keeper import LeaseKeeper
 from workers.window import Ending, ShardRun, Window
 from workers.writer import Writer
@@ -43,7 +44,7 @@ class Runtime:
         self._settings = settings
         self._engine = engines.make(settings.worker)
         url = settings.database_url.get_secret_value()
-        self._database = db.make_engine(url, connections=settings.worker.max_shards + 2)
+        self._database = db.make_engine(url, connections=settings.worker.max_shards + 2 + READERS)
         self._heartbeats = db.make_engine(url, connections=1)
         self._loop = asyncio.new_event_loop()
         self._slots = threading.Semaphore(settings.worker.max_shards)
@@ -76,6 +77,7 @@ class Runtime:
 
     def _wire(self) -> None:
         options = self._settings.worker
+        self._images = Resolver(self._settings.images, self._database)
         capacity = self._engine.capacity()
         self._window = Window(
             self._engine,
@@ -85,6 +87,7 @@ class Runtime:
             request_timeout_seconds=options.request_timeout_seconds,
             sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below
             on_fatal=self._die_soon,
+            images=self._images,
         )
         self._writer = Writer(
             self._database,
@@ -235,10 +238,14 @@ class Runtime:
         self._keeper.close()
         self._writer.close()
         with suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(LAST_WORDS_SECONDS)
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(LAST_WORDS_SECONDS)
         with suppress(Unavailable):
             db.retrying(self._database, lambda connection: fleet.note_stopped(connection, self.worker_id))
         log.info("worker_stopped", worker_id=self.worker_id)
+
+    async def _end(self) -> None:
+        await self._images.close()
+        await self._engine.stop()
 
     def _die_soon(self) -> None:
         """The engine is dead: give the shards back while there is time, then end the process."""

@@ -26,6 +26,7 @@ from jobs.leases import Lease, Row
 from jobs.outcomes import Outcome
 from workers import endpoints
 from workers.engines.base import Body, Engine
+from workers.images.resolver import Resolver
 
 log = telemetry.get_logger(__name__)
 
@@ -85,8 +86,9 @@ class Window:
         request_timeout_seconds: float,
         sink: Sink,
         on_fatal: Callable[[], None],
+        images: Resolver | None = None,
     ) -> None:
-        self._engine, self._loop = engine, loop
+        self._engine, self._loop, self._images = engine, loop, images
         self._size, self._max_unwritten, self._timeout = size, max_unwritten, request_timeout_seconds
         self._sink, self._on_fatal = sink, on_fatal
         self._runs: list[ShardRun] = []
@@ -160,7 +162,9 @@ class Window:
         try:
             async with asyncio.timeout(self._timeout):
                 asked = _decode(row.content.removeprefix(lines.BOM)).body
-                body = await endpoints.run(self._engine, run.lease.endpoint, asked, tenant=run.lease.project_id)
+                body = await endpoints.run(
+                    self._engine, run.lease.endpoint, asked, tenant=run.lease.project_id, images=self._images
+                )
             return outcomes.success(row.line_no, row.custom_id, body)
         except RequestRejected as error:
             status, code, param, message = error.status_code, error.code, error.param, error.message

@@ -9,15 +9,18 @@ import struct
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import pictures
 import pytest
 from anthropic.types import Message
 from openai.types import CreateEmbeddingResponse
 from openai.types.responses import Response, ResponseOutputMessage, ResponseOutputText
 
+from jobs import db
 from jobs.errors import RequestRejected
-from jobs.settings import LlamaCpp, Vllm, Worker
+from jobs.settings import Images, LlamaCpp, Vllm, Worker
 from workers import endpoints, engines
 from workers.engines.base import Body, Engine
+from workers.images.resolver import Resolver
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 EMBEDDINGS, RESPONSES, SCORE, MESSAGES = "/v1/embeddings", "/v1/responses", "/v1/score", "/v1/messages"
@@ -56,6 +59,13 @@ class Subject:
         self.engine: Engine = self.do(lambda: make(name))
         self.do(self.engine.start)
         self.model = self.engine.models()[0]
+        # Nothing here names a file.
+        self.images = Resolver(Images(), db.make_engine("postgresql://127.0.0.1:1/none", connections=1))
+
+    def stop(self) -> None:
+        self.do(self.images.close)
+        self.do(self.engine.stop)
+        self.loop.close()
 
     def do(self, action: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(action(), 120))
@@ -71,7 +81,7 @@ class Subject:
     def run(self, endpoint: str, body: Body) -> Body:
         """Run a request as a worker does."""
         full = {"model": self.model, **body}
-        answer: Body = self.do(lambda: endpoints.run(self.engine, endpoint, full))
+        answer: Body = self.do(lambda: endpoints.run(self.engine, endpoint, full, images=self.images))
         return answer
 
     def refused(self, endpoint: str, **body: Any) -> RequestRejected:
@@ -101,8 +111,7 @@ def subjects() -> Iterator[Callable[[str], Subject]]:
 
     yield get
     for subject in made.values():
-        subject.do(subject.engine.stop)
-        subject.loop.close()
+        subject.stop()
 
 
 @pytest.fixture(params=GENERATING)
@@ -188,7 +197,7 @@ def test_a_cancelled_request_leaves_room_for_the_next(subject: Subject) -> None:
 
 def test_a_request_that_is_refused_does_not_disturb_others(subject: Subject) -> None:
     async def both() -> tuple[Any, Any]:
-        bad = {"model": subject.model, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}
+        bad = {"model": subject.model, "messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}
         good = {"model": subject.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
         return await asyncio.gather(
             subject.engine.run(CHAT, bad), subject.engine.run(CHAT, good), return_exceptions=True
@@ -331,10 +340,39 @@ def test_a_parameter_that_is_not_supported_is_named(
     assert (caught.value.param, caught.value.code, caught.value.status_code) == (param, code, 400)
 
 
-def test_an_image_is_refused_in_words(real: Subject) -> None:
-    parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
-    with pytest.raises(RequestRejected, match=r"messages\.0\.content\.0"):
-        real.ask(CHAT, messages=[{"role": "user", "content": parts}])
+def test_an_image_is_taken_or_refused_in_words(subject: Subject) -> None:
+    messages = pictures.user(pictures.text("What is this?"), pictures.part(pictures.data_url(pictures.encoded())))
+    if subject.engine.takes_images():
+        assert subject.ask(CHAT, messages=messages)["choices"]
+    else:
+        error = subject.refused(CHAT, messages=messages)
+        assert (error.message, error.param) == ("This model takes no images.", "messages.0.content.1")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"url": "http://127.0.0.1/"},
+        {"url": "https://example.com/a.png"},
+        {"url": "file:///etc/passwd"},
+        {"url": "data:image/png;base64,AAAA"},
+        {"file_id": "file-1", "url": "x"},
+        "x",
+    ],
+)
+def test_an_image_that_cannot_be_used_costs_its_row(subject: Subject, image: Any) -> None:
+    error = subject.refused(CHAT, messages=pictures.user({"type": "image_url", "image_url": image}))
+    assert error.status_code == 400
+    assert error.param and error.param.startswith("messages.0.content.0")
+    assert subject.chat()["choices"]
+
+
+def test_an_engine_fetches_nothing_by_itself(real: Subject) -> None:
+    """Even if it is asked past all that looks at images."""
+    body = {"model": real.model, "messages": pictures.user(pictures.part("http://127.0.0.1/"))}
+    with pytest.raises(RequestRejected) as caught:
+        real.do(lambda: real.engine.run(CHAT, body))
+    assert caught.value.param == "messages.0.content.0.image_url.url"
 
 
 @pytest.mark.parametrize("schema", [{"enum": list(range(600))}, {"description": "x" * 70_000}])

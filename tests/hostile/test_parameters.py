@@ -1,4 +1,4 @@
-"""F85, F88, F91, F92: parameters that are unknown, endless or dangerous cost their row, and are named."""
+"""F85, F88, F91: parameters that are unknown, endless or dangerous cost their row, and are named."""
 
 from typing import Any
 
@@ -100,11 +100,13 @@ URLS = [
         "file:///etc/passwd",
         "gopher://127.0.0.1:6379/_FLUSHALL",
     ),
-    *("https://example.com/a.png", "data:image/png;base64,AAAA", "data:image/gif;base64," + "A" * 100_000, ""),
+    *("https://example.com/a.png", "data:image/gif;base64," + "A" * 100_000, "data:,x", ""),
 ]
 PARTS = [
     *({"type": "image_url", "image_url": {"url": url}} for url in URLS),
     *({"type": "image_url", "image_url": url} for url in URLS),
+    {"type": "image_url", "image_url": {"file_id": "file-1"}},
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "uuid": "x"}},
     {"type": "image", "image": "x"},
     {"type": "image_embeds", "image_embeds": "x"},
     {"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}},
@@ -116,10 +118,18 @@ PARTS = [
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_f91_f92_what_is_no_text_is_refused_and_never_fetched(part: dict[str, Any]) -> None:
-    """No engine is asked, and no connection is made: `check` is all that happens to it."""
+def test_f91_an_engine_gets_text_and_images_that_were_checked_and_nothing_else(part: dict[str, Any]) -> None:
+    """What it would fetch by itself does not get to it: this is the last look, behind `workers.images`."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "what is this?"}, part]}]
     assert (rejection(messages=messages).param or "").startswith("messages.0.content.1.")
+
+
+def test_an_engine_gets_images_in_the_users_messages_only() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
+    user = {"role": "user", "content": [image]}
+    assert parameters.check(ChatParameters, {"model": "m", "messages": [user]})
+    for role in ("system", "developer", "assistant"):
+        assert rejection(messages=[{"role": role, "content": [image]}, user]).param == "messages.0.content"
 
 
 def test_a_request_of_everyday_life_is_taken() -> None:

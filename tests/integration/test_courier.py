@@ -15,7 +15,7 @@ import services
 import trustme
 from openai import OpenAI
 from pydantic import SecretStr
-from receivers import Receiver, receiving, status
+from receivers import Names, Receiver, receiving, status
 
 from jobs import db, webhooks
 from jobs.protocol import WebhookEndpointCreate
@@ -192,27 +192,11 @@ def test_plain_http_is_not_sent_any_more_once_it_is_forbidden(sender: Sender, re
     assert receiver.connections == 0
 
 
-class Resolver:
-    """Answers for the name `rebind.test` with one list of addresses after the other; the last one stays."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
-        self._answers, self._system = list(answers), socket.getaddrinfo
-        self.asked = 0
-        monkeypatch.setattr(socket, "getaddrinfo", self)
-
-    def __call__(self, host: Any, port: Any, *kinds: Any, **options: Any) -> Any:
-        if host != "rebind.test" or options.get("flags") == socket.AI_NUMERICHOST:
-            return self._system(host, port, *kinds, **options)
-        self.asked += 1
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
-
-
 def test_a_name_with_a_good_and_a_bad_address_is_not_connected_to(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for answer in (["127.0.0.1", "127.0.0.2"], ["127.0.0.2", "127.0.0.1"]):
-        Resolver(monkeypatch, answer)
+        Names(monkeypatch, answer)
         assert sender.send(f"http://rebind.test:{receiver.port}/").last_error == "address_not_allowed"
     assert receiver.connections == 0
 
@@ -223,7 +207,7 @@ def test_a_name_that_changes_after_the_check_gains_nothing(
     """The address that was checked is the one connected to; the next attempt checks again."""
     with receiving("127.0.0.2", receiver.port) as inside:
         receiver.replies.append(status(500))
-        resolver = Resolver(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
+        resolver = Names(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
         message = sender.send(f"http://rebind.test:{receiver.port}/")
         assert (message.status, message.last_error) == ("given_up", "address_not_allowed")
         assert (resolver.asked, receiver.connections, inside.connections) == (3, 1, 0)
@@ -254,7 +238,7 @@ def refusing(host: str, port: int) -> Iterator[None]:
 def test_the_second_address_of_a_name_is_tried_too(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, first: Any
 ) -> None:
-    Resolver(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    Names(monkeypatch, ["127.0.0.2", "127.0.0.1"])
     with first("127.0.0.2", receiver.port):
         message = sender.send(
             f"http://rebind.test:{receiver.port}/", allowed_networks=["127.0.0.0/8"], timeout_seconds=3
@@ -281,7 +265,7 @@ def test_the_certificate_is_that_of_the_name(sender: Sender, monkeypatch: pytest
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("rebind.test").configure_cert(tls)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    Resolver(monkeypatch, ["127.0.0.1"])
+    Names(monkeypatch, ["127.0.0.1"])
     with receiving(tls=tls) as receiver:
         assert sender.send(f"https://rebind.test:{receiver.port}/").last_error == "tls_failed", "nobody knows its maker"
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

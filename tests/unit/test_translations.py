@@ -98,6 +98,7 @@ def test_a_response_becomes_a_chat_completion() -> None:
                         {"type": "input_text", "text": "What is this?"},
                         {"type": "input_image", "image_url": PNG, "detail": "low"},
                         {"type": "input_image", "image_url": "https://example.org/a.png"},
+                        {"type": "input_image", "file_id": "file-1"},
                     ],
                 },
             ],
@@ -118,6 +119,7 @@ def test_a_response_becomes_a_chat_completion() -> None:
                     {"type": "text", "text": "What is this?"},
                     {"type": "image_url", "image_url": {"url": PNG, "detail": "low"}},
                     {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+                    {"type": "image_url", "image_url": {"file_id": "file-1"}},
                 ],
             },
         ],
@@ -234,8 +236,14 @@ IMAGE_PART = {"type": "input_image", "image_url": PNG}
         ),
         (
             {"input": [{"role": "user", "content": [{**IMAGE_PART, "file_id": "f"}]}]},
-            "input.0.content.0.file_id",
-            "unsupported_parameter",
+            "input.0.content.0",
+            "invalid_value",
+        ),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0", "invalid_value"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "file_id": "f"}]}]},
+            "input.0.content.0",
+            "invalid_value",
         ),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input.0.content.0", "invalid_value"),
         ({"input": [{"role": "user", "content": [{**IMAGE_PART, "text": "x"}]}]}, "input.0.content.0", "invalid_value"),
@@ -249,8 +257,8 @@ def test_a_parameter_of_a_response_that_is_not_taken_is_named(body: dict[str, An
 
 def test_what_the_engine_refuses_has_the_clients_name() -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "user", "content": [IMAGE_PART]}]
-    assert rejection(RESPONSES, input=turns, instructions="x").param == "input.1.content"
-    assert rejection(RESPONSES, input=turns).param == "input.1.content"
+    assert rejection(RESPONSES, input=turns, instructions="x").param == "input.1.content.0"
+    assert rejection(RESPONSES, input=turns).param == "input.1.content.0"
     asked = asked_response(input="x", instructions="y")
     for engines, clients in {
         "messages": "input",
@@ -263,6 +271,18 @@ def test_what_the_engine_refuses_has_the_clients_name() -> None:
         error = RequestRejected(f"Invalid value for '{engines}': no.", code="c", param=engines)
         renamed = endpoints._renamed(error, responses.names(asked))
         assert (renamed.param, renamed.message) == (clients, f"Invalid value for '{clients}': no.")
+
+
+def test_what_is_wrong_with_the_image_of_a_response_has_the_clients_name() -> None:
+    content = [{"type": "input_text", "text": "a"}, IMAGE_PART, {"type": "input_image", "file_id": "file-1"}]
+    known = responses.names(asked_response(input=[{"role": "user", "content": content}], instructions="x"))
+    for engines, clients in {
+        "messages.1.content.1": "input.0.content.1",
+        "messages.1.content.1.image_url": "input.0.content.1",
+        "messages.1.content.1.image_url.url": "input.0.content.1.image_url",
+        "messages.1.content.2.image_url.file_id": "input.0.content.2.file_id",
+    }.items():
+        assert endpoints._client_name(engines, known) == clients
 
 
 # Messages.
@@ -282,7 +302,7 @@ def test_a_message_becomes_a_chat_completion() -> None:
     image = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
     chat = messages.to_chat(
         asked_message(
-            system=[{"type": "text", "text": "Look.", **cached}],
+            system=[{"type": "text", "text": "Look.", **cached}, {"type": "text", "text": "Closely."}],
             messages=[
                 {"role": "user", "content": "a"},
                 {"role": "user", "content": [{"type": "text", "text": "b", **cached}]},
@@ -292,6 +312,7 @@ def test_a_message_becomes_a_chat_completion() -> None:
                     "content": [
                         {"type": "image", "source": image},
                         {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
+                        {"type": "image", "source": {"type": "file", "file_id": "file-1"}},
                     ],
                 },
             ],
@@ -303,7 +324,7 @@ def test_a_message_becomes_a_chat_completion() -> None:
     assert chat == {
         "model": "m",
         "messages": [
-            {"role": "system", "content": [{"type": "text", "text": "Look."}]},
+            {"role": "system", "content": "Look.\nClosely."},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             {"role": "assistant", "content": [{"type": "text", "text": "c"}]},
             {
@@ -311,6 +332,7 @@ def test_a_message_becomes_a_chat_completion() -> None:
                 "content": [
                     {"type": "image_url", "image_url": {"url": PNG}},
                     {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+                    {"type": "image_url", "image_url": {"file_id": "file-1"}},
                 ],
             },
         ],
@@ -402,6 +424,18 @@ def test_an_empty_answer_has_no_block() -> None:
             "invalid_value",
         ),
         (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image", "source": {"type": "file", "file_id": "f", "url": "x"}}],
+                    }
+                ]
+            },
+            "messages.0.content.0.source",
+            "invalid_value",
+        ),
+        (
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
             "messages.1",
             "invalid_value",
@@ -414,11 +448,19 @@ def test_a_parameter_of_a_message_that_is_not_taken_is_named(body: dict[str, Any
     assert f"'{param}'" in error.message
 
 
-def test_turns_keep_their_numbers_unless_they_were_put_together() -> None:
-    image = {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "https://example.org/a"}}]}
+def test_turns_and_their_parts_keep_their_numbers() -> None:
+    source = {"type": "url", "url": "https://example.org/a"}
+    image = {"role": "user", "content": [{"type": "text", "text": "c"}, {"type": "image", "source": source}]}
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, image]
-    assert rejection(MESSAGES, max_tokens=9, messages=turns, system="x").param == "messages.2.content"
-    assert rejection(MESSAGES, max_tokens=9, messages=[turns[0], image], system="x").param == "messages.content"
+    assert rejection(MESSAGES, max_tokens=9, messages=turns, system="x").param == "messages.2.content.1"
+    assert rejection(MESSAGES, max_tokens=9, messages=[turns[0], image], system="x").param == "messages.1.content.1"
+    known = messages.names(asked_message(messages=[turns[0], image]))
+    assert endpoints._client_name("messages.0.content", known) == "messages.content", "two turns in one"
+    assert endpoints._client_name("messages.0.content.2.image_url.url", known) == "messages.1.content.1.source.url"
+    source |= {"type": "base64", "media_type": "image/png", "data": "x"}
+    del source["url"]
+    known = messages.names(asked_message(messages=[image]))
+    assert endpoints._client_name("messages.0.content.1.image_url.url", known) == "messages.0.content.1.source.data"
     asked = asked_message(messages=[turns[0]], system="x")
     assert messages.names(asked)["messages.0"] == "system"
 

@@ -41,6 +41,9 @@ class GatedEngine:
     def healthy(self) -> bool:
         return True
 
+    def takes_images(self) -> bool:
+        return False
+
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
         prompt = body["messages"][0]["content"]
         future = self.running[prompt] = asyncio.get_running_loop().create_future()

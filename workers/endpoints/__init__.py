@@ -1,4 +1,4 @@
-"""Endpoints that an engine does not serve itself, in terms of one that it does. Pure, but for the engine's own call.
+"""Endpoints that an engine does not serve itself, in terms of one that it does. Pure, but for images and the engine.
 
     /v1/responses, /v1/messages  ->  /v1/chat/completions
     /v1/score                    ->  /v1/embeddings
@@ -15,7 +15,9 @@ from jobs.protocol import BATCH_ENDPOINTS, CHAT, EMBEDDINGS, MESSAGES, RESPONSES
 from workers.endpoints import messages, responses, score
 from workers.engines import parameters
 from workers.engines.base import Body, Engine
-from workers.engines.parameters import Strict
+from workers.engines.strict import Strict
+from workers.images import references
+from workers.images.resolver import Resolver
 
 
 @dataclass(frozen=True)
@@ -49,22 +51,32 @@ def served(engine: Engine) -> list[str]:
     return [name for name in BATCH_ENDPOINTS if name in own or (name in TRANSLATIONS and TRANSLATIONS[name].via in own)]
 
 
-async def run(engine: Engine, endpoint: str, body: Body, *, tenant: str = "") -> Body:
+async def run(engine: Engine, endpoint: str, body: Body, *, tenant: str = "", images: Resolver | None = None) -> Body:
     """Return the response body of one request, by the engine itself or by translation.
+
+    Images of chat bodies are looked up and checked on the way, with `images`; without it none are taken.
 
     Raises:
         RequestRejected: the request cannot be run; a parameter has the name that the client knows it by.
         EngineFatal: the engine is dead.
     """
     if endpoint in engine.endpoints():
-        return await engine.run(endpoint, body, tenant=tenant)
+        return await _ask(engine, endpoint, body, tenant, images)
     translation = TRANSLATIONS[endpoint]
     asked = parameters.check(translation.request, body)
     try:
-        answer = await engine.run(translation.via, translation.to(asked), tenant=tenant)
+        answer = await _ask(engine, translation.via, translation.to(asked), tenant, images)
     except RequestRejected as error:
         raise _renamed(error, translation.names(asked)) from None
     return translation.back(asked, answer)
+
+
+async def _ask(engine: Engine, endpoint: str, body: Body, tenant: str, images: Resolver | None) -> Body:
+    if endpoint == CHAT and (places := references.find(body)):
+        if images is None or not engine.takes_images():
+            raise RequestRejected("This model takes no images.", code="invalid_value", param=places[0].param)
+        body = await images.resolve(body, places, tenant)
+    return await engine.run(endpoint, body, tenant=tenant)
 
 
 def _renamed(error: RequestRejected, names: Mapping[str, str]) -> RequestRejected:

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from jobs import outcomes
 from jobs.errors import RequestRejected
 from workers.engines.base import Body
-from workers.engines.parameters import StopString, Strict, check_alternative, without_null
+from workers.engines.parameters import StopString, check_alternative, without_null
+from workers.engines.strict import Strict
 
 
 class CacheControl(Strict):
@@ -24,19 +25,23 @@ class CacheControl(Strict):
     ttl: Literal["5m", "1h"] | None = None
 
 
+_FIELDS = {"base64": ("media_type", "data"), "url": ("url",), "file": ("file_id",)}
+
+
 class Source(Strict):
     """Where an image is."""
 
-    type: Literal["base64", "url"]
+    type: Literal["base64", "url", "file"]
     media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"] | None = None
     data: str | None = None
     url: str | None = None
+    file_id: str | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Source":
-        given = {name for name in ("media_type", "data", "url") if getattr(self, name) is not None}
-        if given != ({"url"} if self.type == "url" else {"media_type", "data"}):
-            message = "a base64 source has media_type and data, a url source has url"
+        given = {name for name in ("media_type", "data", "url", "file_id") if getattr(self, name) is not None}
+        if given != set(_FIELDS[self.type]):
+            message = f"a {self.type} source has {' and '.join(_FIELDS[self.type])}"
             raise ValueError(message)
         return self
 
@@ -145,35 +150,40 @@ def to_chat(asked: MessagesParameters) -> Body:
 def _system(system: str | list[SystemBlock] | None) -> list[Body]:
     if not system:
         return []
-    if isinstance(system, str):
-        return [{"role": "system", "content": system}]
-    return [{"role": "system", "content": [{"type": "text", "text": block.text} for block in system]}]
+    # One text: templates exist that read one part only (Gemma 3's).
+    text = system if isinstance(system, str) else "\n".join(block.text for block in system)
+    return [{"role": "system", "content": text}]
 
 
 def _turns(turns: list[Turn]) -> list[Body]:
     """Return the turns as chat has them; neighbours of one role are one turn, as Anthropic reads them."""
     merged = []
-    for role, group in groupby(turns, key=lambda turn: turn.role):
-        same = list(group)
-        alone = same[0].content if len(same) == 1 else None
-        content = alone if isinstance(alone, str) else [part for turn in same for part in _parts(turn)]
-        merged.append({"role": role, "content": content})
+    for run in _runs(turns):
+        alone = run[0][1].content if len(run) == 1 else None
+        content = alone if isinstance(alone, str) else [_part(block) for _, turn in run for block in _blocks(turn)]
+        merged.append({"role": run[0][1].role, "content": content})
     return merged
 
 
-def _parts(turn: Turn) -> list[Body]:
-    if isinstance(turn.content, str):
-        return [{"type": "text", "text": turn.content}]
-    return [
-        {"type": "text", "text": block.text}
-        if block.source is None
-        else {"type": "image_url", "image_url": {"url": _url(block.source)}}
-        for block in turn.content
-    ]
+def _runs(turns: list[Turn]) -> list[list[tuple[int, Turn]]]:
+    """Return the turns with their numbers, neighbours of one role together."""
+    return [list(run) for _, run in groupby(enumerate(turns), key=lambda numbered: numbered[1].role)]
 
 
-def _url(source: Source) -> str | None:
-    return source.url if source.type == "url" else f"data:{source.media_type};base64,{source.data}"
+def _blocks(turn: Turn) -> list[Block]:
+    return [Block(type="text", text=turn.content)] if isinstance(turn.content, str) else turn.content
+
+
+def _part(block: Block) -> Body:
+    if block.source is None:
+        return {"type": "text", "text": block.text}
+    return {"type": "image_url", "image_url": _image(block.source)}
+
+
+def _image(source: Source) -> Body:
+    if source.type == "file":
+        return {"file_id": source.file_id}
+    return {"url": source.url if source.type == "url" else f"data:{source.media_type};base64,{source.data}"}
 
 
 def names(asked: MessagesParameters) -> Mapping[str, str]:
@@ -187,11 +197,24 @@ def names(asked: MessagesParameters) -> Mapping[str, str]:
     offset = len(_system(asked.system))
     if offset:
         known["messages.0"] = "system"
-    count = len(asked.messages)
-    if len(_turns(asked.messages)) == count:
-        return known | {f"messages.{number + offset}": f"messages.{number}" for number in range(count)}
-    # Turns were put together, and their numbers are not the client's any more.
-    return known | {f"messages.{number + offset}": "messages" for number in range(count)}
+    for number, run in enumerate(_runs(asked.messages), offset):
+        known |= _names_in(f"messages.{number}", run)
+    return known
+
+
+def _names_in(engines: str, run: list[tuple[int, Turn]]) -> Mapping[str, str]:
+    """Map the names of one chat message. One that was made of several turns has no name of its own, its parts have."""
+    known = {engines: f"messages.{run[0][0]}" if len(run) == 1 else "messages"}
+    blocks = [
+        (f"messages.{number}.content.{at}", each) for number, turn in run for at, each in enumerate(_blocks(turn))
+    ]
+    for at, (clients, block) in enumerate(blocks):
+        known[f"{engines}.content.{at}"] = clients
+        if block.source:
+            field = "data" if block.source.type == "base64" else "url"
+            known[f"{engines}.content.{at}.image_url"] = f"{clients}.source"
+            known[f"{engines}.content.{at}.image_url.url"] = f"{clients}.source.{field}"
+    return known
 
 
 def from_chat(asked: MessagesParameters, answer: Body) -> Body:

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from jobs import outcomes
 from workers.engines.base import Body
-from workers.engines.parameters import Strict, check_alternative, without_null
+from workers.engines.parameters import check_alternative, without_null
+from workers.engines.strict import Strict
 
 LOGPROBS = "message.output_text.logprobs"
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -24,6 +25,7 @@ class Part(Strict):
     type: Literal["input_text", "output_text", "input_image"]
     text: str | None = None
     image_url: str | None = None
+    file_id: str | None = None
     detail: Literal["low", "high", "auto"] | None = None
     # An earlier answer may be sent as it came.
     annotations: list[Any] | None = None
@@ -31,8 +33,14 @@ class Part(Strict):
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Part":
-        needed, other = ("image_url", "text") if self.type == "input_image" else ("text", "image_url")
-        check_alternative(self, needed, other)
+        if self.type != "input_image":
+            check_alternative(self, "text", "image_url")
+            check_alternative(self, "text", "file_id")
+        elif self.file_id is None:
+            check_alternative(self, "image_url", "text")
+        else:
+            check_alternative(self, "file_id", "text")
+            check_alternative(self, "file_id", "image_url")
         return self
 
 
@@ -128,7 +136,8 @@ def _turns(given: str | list[Item]) -> list[Body]:
 def _part(part: Part) -> Body:
     if part.type != "input_image":
         return {"type": "text", "text": part.text}
-    return {"type": "image_url", "image_url": without_null({"url": part.image_url, "detail": part.detail})}
+    image = {"url": part.image_url, "file_id": part.file_id, "detail": part.detail}
+    return {"type": "image_url", "image_url": without_null(image)}
 
 
 def _response_format(form: Format | None) -> Body | None:
@@ -154,7 +163,20 @@ def names(asked: ResponsesParameters) -> Mapping[str, str]:
         known["messages.0"] = "instructions"
     if isinstance(asked.input, str):
         return known | {f"messages.{offset}": "input"}
-    return known | {f"messages.{number + offset}": f"input.{number}" for number in range(len(asked.input))}
+    for number, item in enumerate(asked.input):
+        known |= _names_in(f"messages.{number + offset}", f"input.{number}", item)
+    return known
+
+
+def _names_in(engines: str, clients: str, item: Item) -> Mapping[str, str]:
+    """Map the names of one turn; what chat has in `image_url` stands in the part itself."""
+    known = {engines: clients}
+    for number, part in enumerate(item.content):
+        if isinstance(part, Part) and part.type == "input_image":
+            engines_part, clients_part = f"{engines}.content.{number}", f"{clients}.content.{number}"
+            known[f"{engines_part}.image_url"] = clients_part
+            known[f"{engines_part}.image_url.url"] = f"{clients_part}.image_url"
+    return known
 
 
 def from_chat(asked: ResponsesParameters, answer: Body) -> Body:

@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from jobs import outcomes
 from workers.engines.base import Body
-from workers.engines.parameters import MAX_EMBEDDING_INPUTS, Input, Strict
+from workers.engines.parameters import MAX_EMBEDDING_INPUTS, Input
+from workers.engines.strict import Strict
 
 SPELLINGS = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
 Texts = Input | Annotated[list[Input], Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS // 2)]

@@ -34,6 +34,9 @@ class Engine(Protocol):
     def capacity(self) -> int:
         """Return how many requests the engine runs together; more than these wait in it."""
 
+    def takes_images(self) -> bool:
+        """Tell whether messages may carry images. `run` gets each one as a checked `data:` URL, PNG or JPEG."""
+
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
         """Return the response body of one request, as the endpoint's synchronous API would.
 

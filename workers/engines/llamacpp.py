@@ -42,6 +42,8 @@ METRICS_SECONDS = 2.0
 # Requests beyond those that it decodes; the next one starts without a round trip to us.
 QUEUED_IN_ENGINE = 2
 _CONTEXT_ERROR = "exceed_context_size_error"
+# What a chat template says by itself, after a page about where it said it.
+_TEMPLATE_REFUSAL = re.compile(r"Jinja Exception: (.*)")
 _INPUT_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)")
 
 
@@ -57,15 +59,14 @@ class LlamaCppEngine:
 
     async def start(self) -> None:
         path = self._settings.model_path or default_model()
-        if not path.is_file():
-            message = f"There is no model at {path}. PROMPTMILL_WORKER__LLAMACPP__MODEL_PATH names one."
-            raise ConfigurationError(message)
+        _check_files(path, self._settings)
         self._folder = Path(tempfile.mkdtemp(prefix="promptmill-llama-"))
         try:
             self._server: Any = await asyncio.to_thread(self._load, path)
         except (RuntimeError, ValueError) as error:
             shutil.rmtree(self._folder, ignore_errors=True)
-            message = f"llama.cpp cannot load {path}: {error}"
+            projector = self._settings.projector_path
+            message = f"llama.cpp cannot load {path}{f' with {projector}' if projector else ''}: {error}"
             raise ConfigurationError(message) from error
         transport = httpx2.AsyncHTTPTransport(uds=str(self._socket))
         self._client = httpx2.AsyncClient(transport=transport, base_url="http://engine", timeout=None)
@@ -83,26 +84,7 @@ class LlamaCppEngine:
             raise ConfigurationError(message) from error
 
     def _load(self, path: Path) -> Any:  # noqa: ANN401  xllamacpp has no types
-        settings = self._settings
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.model_alias = {settings.model_name}
-        params.hostnames = [str(self._socket)]
-        params.n_parallel = settings.parallel_requests
-        # The engine's context is shared out evenly.
-        params.n_ctx = settings.context_tokens * settings.parallel_requests
-        params.n_gpu_layers = settings.gpu_layers
-        threads = settings.threads or len(os.sched_getaffinity(0))
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        params.n_threads_http = settings.parallel_requests + QUEUED_IN_ENGINE + 2
-        # Its own default would keep up to 8 GB of finished prompts. Prompts in use are reused without it.
-        params.cache_ram_mib = 0
-        if settings.task == "embed":
-            _embed(params, settings)
-        params.endpoint_metrics = True
-        params.ui = False
-        params.verbosity = -1
-        return xllamacpp.Server(params)
+        return xllamacpp.Server(options(self._settings, path, self._socket))
 
     @property
     def _socket(self) -> Path:
@@ -116,6 +98,9 @@ class LlamaCppEngine:
 
     def capacity(self) -> int:
         return self._settings.parallel_requests
+
+    def takes_images(self) -> bool:
+        return self._settings.projector_path is not None
 
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:  # noqa: ARG002
         if endpoint == EMBEDDINGS:
@@ -195,13 +180,76 @@ def default_model() -> Path:
     return next(Path(folders[0]).glob("*.gguf"))
 
 
+def _check_files(model: Path, settings: LlamaCpp) -> None:
+    """Find out before the model is loaded, and in words of ours."""
+    named = {"model": model, "projector": settings.projector_path, "chat_template": settings.chat_template_path}
+    for name, path in named.items():
+        if path and not path.is_file():
+            what = name.replace("_", " ")
+            message = f"There is no {what} at {path}. PROMPTMILL_WORKER__LLAMACPP__{name.upper()}_PATH names one."
+            raise ConfigurationError(message)
+
+
+def options(settings: LlamaCpp, path: Path, socket: Path) -> Any:  # noqa: ANN401  xllamacpp has no types
+    """Return what llama.cpp is told: the model at `path`, served on `socket`.
+
+    Raises:
+        OSError: the chat template cannot be read.
+    """
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.model_alias = {settings.model_name}
+    params.hostnames = [str(socket)]
+    params.n_parallel = settings.parallel_requests
+    # The engine's context is shared out evenly.
+    params.n_ctx = settings.context_tokens * settings.parallel_requests
+    # Its own default would keep up to 8 GB of finished prompts. Prompts in use are reused without it.
+    params.cache_ram_mib = 0
+    params.n_threads_http = settings.parallel_requests + QUEUED_IN_ENGINE + 2
+    params.endpoint_metrics = True
+    params.ui = False
+    params.verbosity = -1
+    _use_device(params, settings)
+    _read_prompts(params, settings)
+    if settings.task == "embed":
+        _embed(params, settings)
+    return params
+
+
+def _use_device(params: Any, settings: LlamaCpp) -> None:  # noqa: ANN401  xllamacpp has no types
+    params.n_gpu_layers = settings.gpu_layers
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads or len(os.sched_getaffinity(0))
+    params.flash_attn_type = _member("llama_flash_attn_type", _FLASH_ATTENTION[settings.flash_attention])
+    params.cache_type_k = _member("ggml_type", settings.key_cache_type)
+    params.cache_type_v = _member("ggml_type", settings.value_cache_type)
+    params.load_mode = _member("llama_load_mode", _LOAD_MODE.get(settings.load_mode, settings.load_mode))
+    params.numa = _member("ggml_numa_strategy", _NUMA.get(settings.numa, settings.numa))
+
+
+def _read_prompts(params: Any, settings: LlamaCpp) -> None:  # noqa: ANN401  xllamacpp has no types
+    params.n_batch, params.n_ubatch = settings.batch_tokens, settings.step_tokens
+    if settings.projector_path:
+        params.mmproj.path = str(settings.projector_path)
+    if settings.chat_template_path:
+        params.chat_template = settings.chat_template_path.read_text()
+
+
+_FLASH_ATTENTION = {"auto": "auto", "on": "enabled", "off": "disabled"}
+_LOAD_MODE = {"read": "none"}
+_NUMA = {"off": "disabled"}
+
+
+def _member(kind: str, name: str) -> Any:  # noqa: ANN401  xllamacpp has no types
+    """Return a member of one of llama.cpp's enumerations: `LLAMA_LOAD_MODE_MMAP` is `mmap` of `llama_load_mode`."""
+    return getattr(getattr(xllamacpp, kind), f"{kind}_{name}".upper())
+
+
 def _embed(params: Any, settings: LlamaCpp) -> None:  # noqa: ANN401  xllamacpp has no types
     """Load the model for embeddings. An input is read in one step, so a step must hold a whole context."""
     params.embedding = True
     params.n_batch = params.n_ubatch = settings.context_tokens
     if settings.pooling != "model":
-        kinds = xllamacpp.llama_pooling_type
-        params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings.pooling.upper()}")
+        params.pooling_type = _member("llama_pooling_type", settings.pooling)
 
 
 async def _all(calls: list[Any]) -> list[Body]:
@@ -219,6 +267,8 @@ def _payload(asked: Sampling, choice: int) -> Body:
     payload = asked.model_dump(
         by_alias=True, exclude_none=True, exclude={"n", "user", "metadata", "store", "stream", "echo"}
     )
+    if isinstance(asked, ChatParameters):
+        payload["messages"] = [_with_whole_text(message) for message in payload["messages"]]
     if asked.stop:
         # The only way to learn which stop string was met.
         payload["verbose"] = True
@@ -234,6 +284,14 @@ def _payload(asked: Sampling, choice: int) -> Body:
     return payload
 
 
+def _with_whole_text(message: Body) -> Body:
+    """Return the message with its texts as one, if it has nothing else. Of a system's, Gemma 3 would read the first."""
+    content = message["content"]
+    if isinstance(content, str) or any(part["type"] != "text" for part in content):
+        return message
+    return {**message, "content": "\n".join(part["text"] for part in content)}
+
+
 def _completion_format(form: Body) -> Body:
     if form["type"] == "text":
         return {}
@@ -247,6 +305,9 @@ def _rejection(error: Body, prompt: str) -> RequestRejected:
     words = str(error.get("message"))
     if match := _INPUT_TOO_LONG.search(words):
         return _too_long(match[1], match[2], prompt)
+    if match := _TEMPLATE_REFUSAL.search(words):
+        message = f"The model's chat template refuses this: {match[1]}"
+        return RequestRejected(message, code="invalid_value", param=prompt)
     return RequestRejected(words, status_code=400, code="invalid_value")
 
 

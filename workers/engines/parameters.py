@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -21,6 +20,8 @@ from pydantic import (
 from jobs.errors import RequestRejected
 from workers.engines import schemas
 from workers.engines.base import Body
+from workers.engines.parts import Content
+from workers.engines.strict import Strict
 
 # Ours: each choice is a request of its own for the engine.
 MAX_CHOICES = 16
@@ -29,12 +30,6 @@ MAX_EMBEDDING_INPUTS = 2_048
 MAX_PARAM_CHARS = 200
 
 StopString = Annotated[str, Field(min_length=1, max_length=1_000)]
-
-
-class Strict(BaseModel):
-    """An object of a request: nothing else in it, and no value of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def check_alternative(part: Strict, needed: str, other: str) -> None:
@@ -56,18 +51,11 @@ def without_null(body: Body) -> Body:
     return {name: value for name, value in body.items() if value is not None}
 
 
-class TextPart(Strict):
-    """Part of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
 class Message(Strict):
-    """One turn. Images, audio and tool calls are not text."""
+    """One turn. Audio and tool calls are not taken."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Content
     name: str | None = None
 
 
@@ -203,6 +191,9 @@ def _rejection(error: ValidationError) -> RequestRejected:
     return RequestRejected(message, code="invalid_value", param=param)
 
 
+_MARKS = ("list[", "part[", "constrained-", "literal[")
+
+
 def _names_a_type(part: str | int) -> bool:
     """Tell pydantic's own marks of union members from names of parameters."""
-    return isinstance(part, str) and (part.startswith(("list[", "constrained-", "literal[")) or part in {"str", "bool"})
+    return isinstance(part, str) and (part.startswith(_MARKS) or part in {"str", "bool"})

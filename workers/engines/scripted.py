@@ -10,12 +10,13 @@ The first word of the last message (or of the prompt, or of the first input) dec
     FATAL                   the engine dies, the process lives
     anything else           is answered with itself, up to a stop string
 
-Embeddings are made of the input's hash.
+An image in it reads as `[image 64x48 png]`, by what its first bytes say. Embeddings are made of the input's hash.
 """
 
 import asyncio
 import base64
 import hashlib
+import io
 import math
 import os
 import signal
@@ -23,6 +24,8 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
+
+from PIL import Image
 
 from jobs.errors import EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
@@ -52,6 +55,9 @@ class ScriptedEngine:
     def capacity(self) -> int:
         return CAPACITY
 
+    def takes_images(self) -> bool:
+        return True
+
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:  # noqa: ARG002
         text = _prompt(endpoint, body)
         with self._progress:
@@ -72,12 +78,18 @@ def _prompt(endpoint: str, body: Body) -> str:
         first = _inputs(body)[0]
         return first if isinstance(first, str) else ""
     prompt = body["messages"][-1]["content"] if endpoint == CHAT else body["prompt"]
-    if isinstance(prompt, list) and all(part["type"] == "text" for part in prompt):
-        return "".join(part["text"] for part in prompt)
+    if isinstance(prompt, list) and all(part["type"] in ("text", "image_url") for part in prompt):
+        return "".join(part["text"] if part["type"] == "text" else _seen(part["image_url"]["url"]) for part in prompt)
     if not isinstance(prompt, str):
-        message = "Only text is scripted."
+        message = "Only text and images are scripted."
         raise RequestRejected(message, param=f"messages.{len(body['messages']) - 1}.content")
     return prompt
+
+
+def _seen(url: str) -> str:
+    """Say what came through of an image."""
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        return f"[image {image.width}x{image.height} {str(image.format).lower()}]"
 
 
 def _response(endpoint: str, body: Body, text: str) -> Body:

@@ -23,6 +23,7 @@ from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import Vllm
 from workers.engines import parameters, vllm_arguments, vllm_processes
 from workers.engines.base import PROMPT_OF, Body, ProgressWatch
+from workers.engines.strict import Strict
 
 # Read by vLLM when it is imported, which is the next thing.
 vllm_processes.prepare()
@@ -80,6 +81,9 @@ class VllmEngine:
 
     def capacity(self) -> int:
         return int(self._limit)
+
+    def takes_images(self) -> bool:
+        return self._settings.images_per_request > 0
 
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
         request, most = self._request(endpoint, body, tenant)
@@ -206,7 +210,7 @@ def _serving(state: Any) -> dict[str, Serve]:
 
 
 _GENERATING = (CHAT, COMPLETIONS)
-_REQUESTS: dict[str, tuple[Any, type[parameters.Strict]]] = {
+_REQUESTS: dict[str, tuple[Any, type[Strict]]] = {
     CHAT: (vllm_api.ChatCompletionRequest, parameters.ChatParameters),
     COMPLETIONS: (vllm_api.CompletionRequest, parameters.CompletionParameters),
     EMBEDDINGS: (vllm_api.EmbeddingCompletionRequest, parameters.EmbeddingParameters),
