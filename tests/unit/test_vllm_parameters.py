@@ -203,17 +203,17 @@ VALUES: list[tuple[str, Any]] = [
 def test_a_value_out_of_bounds_is_refused(kind: type[Kind], name: str, value: Any) -> None:
     """GHSA-4xqp (min_tokens), CVE-2026-34756 (n), CVE-2026-54235 (temperature), vllm#34643 (logprobs)."""
     error = rejection(kind, **{"max_tokens": 10, name: value})
-    assert name in (error.param or error.message)
+    assert (error.param or "").split(".")[0] == name
 
 
 @pytest.mark.parametrize("kind", GENERATING)
 def test_min_tokens_needs_a_limit(kind: type[Kind]) -> None:
-    assert "min_tokens" in rejection(kind, min_tokens=1).message
+    assert rejection(kind, min_tokens=1).param == "min_tokens"
     assert vllm_parameters.request(asked(kind, min_tokens=10, max_tokens=10))["min_tokens"] == 10
 
 
 def test_min_tokens_is_held_against_the_limit_that_holds() -> None:
-    assert "min_tokens" in rejection(VllmChat, min_tokens=6, max_tokens=10, max_completion_tokens=5).message
+    assert rejection(VllmChat, min_tokens=6, max_tokens=10, max_completion_tokens=5).param == "min_tokens"
 
 
 @pytest.mark.parametrize("value", [21, -1, 10**6])
@@ -224,7 +224,7 @@ def test_top_logprobs_are_at_most_twenty(value: int) -> None:
 
 @pytest.mark.parametrize("kind", GENERATING)
 def test_several_choices_at_temperature_zero_are_refused(kind: type[Kind]) -> None:
-    assert "n must be 1" in rejection(kind, n=2, temperature=0).message
+    assert rejection(kind, n=2, temperature=0).param == "n"
 
 
 @pytest.mark.parametrize("prompt", [[1, 2], [[1]], [-1], [10**9], ["a", "b"], "", 5])
@@ -296,7 +296,7 @@ def test_regular_expressions_and_grammars_are_off_unless_a_setting_allows_them(n
 def test_two_forms_of_an_answer_are_refused() -> None:
     form = {"type": "json_object"}
     error = rejection(VllmChat, response_format=form, structured_outputs={"choice": ["a"]})
-    assert "structured_outputs" in error.message
+    assert error.param == "structured_outputs"
 
 
 @pytest.mark.parametrize("schema", [False, "", [], {"type": "frob"}, {"type": "number", "multipleOf": 3}])
@@ -356,6 +356,7 @@ def test_tools_are_bounded_together(name: str) -> None:
     value, words = TOOLS[name]
     error = rejection(VllmChat, tools=value)
     assert words in f"{error.message} {error.param}"
+    assert (error.param or "").split(".")[0] == "tools"
 
 
 def test_tools_are_off_unless_there_is_a_parser_for_them() -> None:
@@ -379,7 +380,8 @@ def test_the_schemas_of_tools_must_be_compiled_first() -> None:
 )
 def test_tool_choice_names_a_tool(choice: Any) -> None:
     error = rejection(VllmChat, tools=[tool()], tool_choice=choice)
-    assert "tool_choice" in f"{error.param} {error.message}"
+    assert (error.param or "").split(".")[0] == "tool_choice"
+    assert "union" not in (error.param or "")
 
 
 def test_tool_choice_needs_tools_and_no_other_form() -> None:
@@ -420,7 +422,7 @@ def test_a_conversation_with_calls_is_taken_as_it_came() -> None:
 def test_a_turn_that_is_none_is_refused_by_name(turn: Any) -> None:
     error = rejection(VllmChat, messages=[USER, turn])
     assert (error.param or "").startswith("messages.1")
-    assert "turn of" not in (error.param or "")
+    assert "union" not in (error.param or "")
 
 
 TEXTS: list[tuple[type, dict[str, Any], str]] = [

@@ -207,5 +207,5 @@ def _rejection(error: ValidationError) -> RequestRejected:
 
 def _names_a_type(part: str | int) -> bool:
     """Tell pydantic's own marks of union members from names of parameters."""
-    marks = ("list[", "constrained-", "literal[", "turn of ")
+    marks = ("list[", "constrained-", "literal[", "union:")
     return isinstance(part, str) and (part.startswith(marks) or part in {"str", "bool"})

@@ -274,7 +274,8 @@ class _Child:
         try:
             while True:
                 message = await self._receive()
-                if answer := self._answers.get(message["id"]):
+                answer = self._answers.get(message["id"])
+                if answer and not answer.done():
                     answer.set_result(message)
         except (asyncio.IncompleteReadError, OSError):
             for answer in self._answers.values():

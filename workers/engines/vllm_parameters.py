@@ -97,6 +97,12 @@ class NamedTool(Strict):
     function: FunctionName
 
 
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("union:word")] | Annotated[NamedTool, Tag("union:name")],
+    Discriminator(lambda value: "union:word" if isinstance(value, str) else "union:name"),
+]
+
+
 class Call(Strict):
     """What an earlier answer called."""
 
@@ -153,13 +159,13 @@ class ToolResult(Strict):
 
 def _turn(value: Any) -> str:  # noqa: ANN401  any JSON
     role = value.get("role") if isinstance(value, dict) else getattr(value, "role", None)
-    return f"turn of {role}" if role in ("assistant", "tool") else "turn of others"
+    return f"union:{role}" if role in ("assistant", "tool") else "union:others"
 
 
 Turn = Annotated[
-    Annotated[Answer, Tag("turn of assistant")]
-    | Annotated[ToolResult, Tag("turn of tool")]
-    | Annotated[Message, Tag("turn of others")],
+    Annotated[Answer, Tag("union:assistant")]
+    | Annotated[ToolResult, Tag("union:tool")]
+    | Annotated[Message, Tag("union:others")],
     Discriminator(_turn),
 ]
 
@@ -235,10 +241,10 @@ class VllmCompletion(CompletionParameters, Extras):
 
     response_format: VllmResponseFormat | None = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> "VllmCompletion":
-        _check_generation(self, self.max_tokens)
-        return self
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of the answer."""
+        return self.max_tokens
 
 
 class VllmChat(ChatParameters, Extras):
@@ -247,17 +253,11 @@ class VllmChat(ChatParameters, Extras):
     messages: list[Turn] = Field(min_length=1)  # type: ignore[assignment]  # more kinds of turns
     response_format: VllmResponseFormat | None = None
     tools: Annotated[list[Tool], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: TemplateFlags | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> "VllmChat":
-        _check_generation(self, self.limit)
-        _check_tools(self)
-        return self
 
     @property
     def limit(self) -> int | None:
@@ -279,31 +279,42 @@ Asked = VllmChat | VllmCompletion | VllmEmbedding | VllmScore
 Kind = TypeVar("Kind", VllmChat, VllmCompletion, VllmEmbedding, VllmScore)
 
 
-def _check_generation(asked: VllmChat | VllmCompletion, limit: int | None) -> None:
+def _require(fits: bool, param: str, message: str) -> None:  # noqa: FBT001  reads as an assertion
+    if not fits:
+        raise RequestRejected(f"Invalid value for '{param}': {message}.", code="invalid_value", param=param)
+
+
+def _check_generation(asked: VllmChat | VllmCompletion) -> None:
     if asked.min_tokens is not None:
         # Without a limit of its own, a request has vLLM's, which is not known here.
-        schemas.require(limit is not None and asked.min_tokens <= limit, "min_tokens must not be above max_tokens")
+        fits = asked.limit is not None and asked.min_tokens <= asked.limit
+        _require(fits, "min_tokens", "it needs max_tokens, and must not be above it")
     greedy = asked.temperature is not None and asked.temperature < GREEDY_BELOW
-    schemas.require(not greedy or (asked.n or 1) == 1, "n must be 1 at temperature 0")
-    form = asked.response_format
-    both = asked.structured_outputs is not None and form is not None and form.type != "text"
-    schemas.require(not both, "give one of response_format and structured_outputs")
+    _require(not greedy or (asked.n or 1) == 1, "n", "it must be 1 at temperature 0")
+    both = asked.structured_outputs is not None and _has_form(asked)
+    _require(not both, "structured_outputs", "give one of response_format and structured_outputs")
+
+
+def _has_form(asked: VllmChat | VllmCompletion) -> bool:
+    return asked.response_format is not None and asked.response_format.type != "text"
 
 
 def _check_tools(asked: VllmChat) -> None:
     choice = asked.tool_choice
-    schemas.require(choice in (None, "none") or asked.tools is not None, "tool_choice needs tools")
+    _require(choice in (None, "none") or asked.tools is not None, "tool_choice", "it needs tools")
     if asked.tools is None:
         return
     names = [tool.function.name for tool in asked.tools]
-    schemas.require(len(set(names)) == len(names), "two tools have the same name")
-    schemas.require(not isinstance(choice, NamedTool) or choice.function.name in names, "tool_choice names no tool")
-    forced = choice == "required" or isinstance(choice, NamedTool)
-    form = asked.structured_outputs or (asked.response_format and asked.response_format.type != "text")
-    schemas.require(not (forced and form), "an answer that must be a call has no other form")
-    shared = _definitions(asked.tools)
-    # Parts of a whole: their bounds are those of one schema, and a `$ref` must hold from its root.
-    schemas.check({"anyOf": _calls(asked.tools), "$defs": shared}, xgrammar_schemas.PROFILE)
+    _require(len(set(names)) == len(names), "tools", "two have the same name")
+    is_forced = choice == "required" or isinstance(choice, NamedTool)
+    _require(not isinstance(choice, NamedTool) or choice.function.name in names, "tool_choice", "it names none of them")
+    has_form = asked.structured_outputs is not None or _has_form(asked)
+    _require(not (is_forced and has_form), "tool_choice", "an answer that must be a call has no other form")
+    try:
+        # Parts of a whole: their bounds are those of one schema, and a `$ref` must hold from its root.
+        schemas.check({"anyOf": _calls(asked.tools), "$defs": _definitions(asked.tools)}, xgrammar_schemas.PROFILE)
+    except ValueError as error:
+        _require(False, "tools", str(error))  # noqa: FBT003
 
 
 def _definitions(tools: list[Tool]) -> dict[str, Any]:
@@ -341,6 +352,10 @@ def check(kind: type[Kind], body: Body, rules: Rules) -> Kind:
     asked = parameters.check(kind, body)
     for name in _forbidden(asked, rules):
         raise RequestRejected(f"Unsupported parameter: '{name}'.", code="unsupported_parameter", param=name)
+    if isinstance(asked, VllmChat | VllmCompletion):
+        _check_generation(asked)
+    if isinstance(asked, VllmChat):
+        _check_tools(asked)
     _check_token_ids(asked, rules)
     _check_texts(asked, rules)
     return asked
@@ -361,9 +376,7 @@ def _check_token_ids(asked: Asked, rules: Rules) -> None:
         return
     lists: Any = asked.input if isinstance(asked.input[0], list) else [asked.input]
     fits = all(token < rules.vocabulary and token not in rules.placeholders for tokens in lists for token in tokens)
-    if not fits:
-        message = "Invalid value for 'input': a token id is not in this model's vocabulary."
-        raise RequestRejected(message, code="invalid_value", param="input")
+    _require(fits, "input", "a token id is not in this model's vocabulary")
 
 
 def _check_texts(asked: Asked, rules: Rules) -> None:
@@ -374,9 +387,8 @@ def _check_texts(asked: Asked, rules: Rules) -> None:
     """
     for param, texts in _texts(asked):
         together = "".join(text.strip() for text in texts)
-        if found := next((name for name in rules.placeholders.values() if name in together), None):
-            message = f"Invalid value for '{param}': '{found}' stands for an image in this model's prompts."
-            raise RequestRejected(message, code="invalid_value", param=param)
+        found = next((name for name in rules.placeholders.values() if name in together), None)
+        _require(found is None, param, f"'{found}' stands for an image, audio or video in this model's prompts")
 
 
 def _texts(asked: Asked) -> Iterator[tuple[str, list[str]]]:
