@@ -5,7 +5,7 @@ values of what they do know crash them or run for minutes. Names and bounds: the
 say so.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -62,6 +62,8 @@ class Message(Strict):
 class JsonSchema(Strict):
     """The schema that an answer must match."""
 
+    profile: ClassVar = schemas.LLAMACPP
+
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
@@ -70,7 +72,7 @@ class JsonSchema(Strict):
     @field_validator("schema_")
     @classmethod
     def _bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        schemas.check(schema)
+        schemas.check(schema, cls.profile)
         return schema
 
 
@@ -191,7 +193,7 @@ def _rejection(error: ValidationError) -> RequestRejected:
     return RequestRejected(message, code="invalid_value", param=param)
 
 
-_MARKS = ("list[", "part[", "constrained-", "literal[")
+_MARKS = ("list[", "part[", "constrained-", "literal[", "union:")
 
 
 def _names_a_type(part: str | int) -> bool:

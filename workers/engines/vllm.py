@@ -12,6 +12,7 @@ import hmac
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +22,9 @@ from jobs import telemetry
 from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import Vllm
-from workers.engines import parameters, vllm_arguments, vllm_processes
+from workers.engines import vllm_arguments, vllm_parameters, vllm_processes
 from workers.engines.base import PROMPT_OF, Body, ProgressWatch
-from workers.engines.strict import Strict
+from workers.engines.sandbox import Sandbox
 
 # Read by vLLM when it is imported, which is the next thing.
 vllm_processes.prepare()
@@ -49,12 +50,16 @@ class VllmEngine:
         # The prefix cache lives and dies with this process, so its secret does too.
         self._secret = secrets.token_bytes(32)
         self.steps = Steps(self._progress.advance)
+        self._sandbox = Sandbox(Path(settings.model))
 
     async def start(self) -> None:
         arguments = vllm_arguments.serve_arguments(self._settings)
         log.info("vllm_arguments", arguments=arguments)
         try:
+            await self._sandbox.start()
             await self._load(vllm_arguments.words(arguments))
+        except ConfigurationError:
+            raise
         except (Exception, SystemExit) as error:
             message = f"vLLM cannot load {self._settings.model}: {error}"
             raise ConfigurationError(message) from error
@@ -68,10 +73,21 @@ class VllmEngine:
         self.llm = _front_end(self._settings.long_answers).from_vllm_config(
             config, usage_context=context, stat_loggers=[self.steps.logger], disable_log_stats=True
         )
+        self._rules = self._allow(config.model_config)
         self._limit = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         state = SimpleNamespace()
         await vllm_api.init_app_state(self.llm, state, given, await self.llm.get_supported_tasks())
         self._serving = _serving(state)
+
+    def _allow(self, model: Any) -> vllm_parameters.Rules:
+        settings, tokenizer = self._settings, self.llm.get_tokenizer()
+        return vllm_parameters.Rules(
+            regex=settings.allow_grammars,
+            grammar=settings.allow_grammars,
+            tools=settings.tool_parser is not None,
+            vocabulary=model.get_vocab_size(),
+            placeholders=vllm_parameters.placeholders(model.hf_config.to_dict(), tokenizer.convert_ids_to_tokens),
+        )
 
     def models(self) -> Sequence[str]:
         return [self._settings.model_name or self._settings.model, *self._settings.adapters]
@@ -86,21 +102,29 @@ class VllmEngine:
         return self._settings.images_per_request > 0
 
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
-        request, most = self._request(endpoint, body, tenant)
-        _asked.set(most)
+        asked = vllm_parameters.check(_ASKED[endpoint], body, self._rules)
+        await self._compile(asked)
+        request = self._request(endpoint, vllm_parameters.request(asked), tenant)
+        _asked.set(getattr(asked, "limit", None))
         with self._progress:
             answer = await self._serve(endpoint, request)
         return _body(answer)
 
-    def _request(self, endpoint: str, body: Body, tenant: str) -> tuple[Any, int | None]:
-        """Return vLLM's request, without its bound of the answer, and that bound."""
-        kind, checked = _REQUESTS[endpoint]
-        asked = parameters.check(checked, body).model_dump(exclude_none=True, by_alias=True)
-        if endpoint not in _GENERATING:
-            return kind(**asked), None
-        bounds = [asked.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
+    async def _compile(self, asked: vllm_parameters.Asked) -> None:
+        """Make sure that the engine can compile what the answer must match."""
+        if isinstance(asked, vllm_parameters.VllmChat | vllm_parameters.VllmCompletion):
+            for each in vllm_parameters.constraints(asked):
+                await self._sandbox.check(each.kind, each.text, param=each.param)
+
+    def _request(self, endpoint: str, payload: Body, tenant: str) -> Any:
+        """Return vLLM's request. The bound of the answer is not in it, but `_asked`: releases treat it differently."""
+        if endpoint == EMBEDDINGS:
+            return vllm_api.EmbeddingCompletionRequest(**payload)
+        for name in ("max_tokens", "max_completion_tokens"):
+            payload.pop(name, None)
         salt = hmac.digest(self._secret, tenant.encode(), hashlib.sha256).hex()
-        return kind(**asked, cache_salt=salt), next((bound for bound in bounds if bound is not None), None)
+        kind = vllm_api.ChatCompletionRequest if endpoint == CHAT else vllm_api.CompletionRequest
+        return kind(**payload, cache_salt=salt)
 
     async def _serve(self, endpoint: str, request: Any) -> Any:
         try:
@@ -126,6 +150,7 @@ class VllmEngine:
         return self._progress.healthy()
 
     async def stop(self) -> None:
+        await self._sandbox.stop()
         self.llm.shutdown()
 
 
@@ -209,11 +234,10 @@ def _serving(state: Any) -> dict[str, Serve]:
     return {endpoint: serve for endpoint, serve in made.items() if serve}
 
 
-_GENERATING = (CHAT, COMPLETIONS)
-_REQUESTS: dict[str, tuple[Any, type[Strict]]] = {
-    CHAT: (vllm_api.ChatCompletionRequest, parameters.ChatParameters),
-    COMPLETIONS: (vllm_api.CompletionRequest, parameters.CompletionParameters),
-    EMBEDDINGS: (vllm_api.EmbeddingCompletionRequest, parameters.EmbeddingParameters),
+_ASKED: dict[str, Any] = {
+    CHAT: vllm_parameters.VllmChat,
+    COMPLETIONS: vllm_parameters.VllmCompletion,
+    EMBEDDINGS: vllm_parameters.VllmEmbedding,
 }
 
 
