@@ -285,7 +285,7 @@ def main() -> None:
 
 def warm_up(lab: Lab) -> None:
     """Let every kernel be compiled and every path be taken before anything counts."""
-    file = lab.file("translation", 64)
+    file = lab.file("labelling", 32)
     ours(lab, "warm-up", [file])
     bare(lab, "warm-up", file)
 

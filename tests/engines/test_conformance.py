@@ -282,6 +282,7 @@ SCHEMA = {
     "required": ["label"],
     "additionalProperties": False,
 }
+TOOL = {"type": "function", "function": {"name": "weather"}}
 JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "label", "strict": True, "schema": SCHEMA}}
 
 
@@ -308,7 +309,7 @@ def test_a_json_object_is_one(real: Subject) -> None:
     ("parameters", "param", "code"),
     [
         ({"frobnicate": 1}, "frobnicate", "unsupported_parameter"),
-        ({"tools": []}, "tools", "unsupported_parameter"),
+        ({"tools": [TOOL]}, "tools", "unsupported_parameter"),
         ({"chat_template": "x"}, "chat_template", "unsupported_parameter"),
         ({"grammar": "root ::= x"}, "grammar", "unsupported_parameter"),
         ({"temperature": -1}, "temperature", "invalid_value"),
@@ -552,7 +553,6 @@ def real_embedder(subjects: Callable[[str], Subject]) -> Subject:
         ({"input": {"prompt": "a"}}, "input", "invalid_value"),
         ({"input": ["a"] * 2049}, "input", "invalid_value"),
         ({"input": None}, "input", "missing_required_parameter"),
-        ({"dimensions": 5}, "dimensions", "unsupported_parameter"),
         ({"encoding_format": "hex"}, "encoding_format", "invalid_value"),
         ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens", "unsupported_parameter"),
     ],

@@ -70,9 +70,10 @@ class VllmEngine:
         # Explicitly those of a server: those for embedders start with 128 sequences and 2,048 tokens a step.
         context = vllm_api.UsageContext.OPENAI_API_SERVER
         config = vllm_api.AsyncEngineArgs.from_cli_args(given).create_engine_config(usage_context=context)
-        self.llm = _front_end(self._settings.long_answers).from_vllm_config(
+        self.llm = _FrontEnd.from_vllm_config(
             config, usage_context=context, stat_loggers=[self.steps.logger], disable_log_stats=True
         )
+        self.llm.long_answers = self._settings.long_answers
         self._rules = self._allow(config.model_config)
         self._limit = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
         state = SimpleNamespace()
@@ -188,21 +189,17 @@ class _StepLogger(vllm_api.StatLoggerBase):  # type: ignore[misc]  # vLLM is not
         pass
 
 
-def _front_end(long_answers: str) -> Any:
-    """Return vLLM's front end, with one rule for answers that do not fit behind their prompt.
+class _FrontEnd(vllm_api.AsyncLLM):  # type: ignore[misc]  # vLLM is not there when types are checked
+    """vLLM's front end, with one rule for answers that do not fit: some releases refuse them, some clamp."""
 
-    Releases of vLLM differ: some refuse, some clamp.
-    """
+    long_answers = "refuse"
 
-    class FrontEnd(vllm_api.AsyncLLM):  # type: ignore[misc]  # vLLM is not there when types are checked
-        async def generate(self, prompt: Any, sampling_params: Any, *rest: Any, **more: Any) -> AsyncIterator[Any]:
-            tokens, context = len(prompt["prompt_token_ids"]), self.model_config.max_model_len
-            bound = _bound(tokens, _asked.get(), context, refuse=long_answers == "refuse")
-            sampling_params.max_tokens = min(sampling_params.max_tokens or bound, bound)
-            async for output in super().generate(prompt, sampling_params, *rest, **more):
-                yield output
-
-    return FrontEnd
+    async def generate(self, prompt: Any, sampling_params: Any, *rest: Any, **more: Any) -> AsyncIterator[Any]:
+        tokens, context = len(prompt["prompt_token_ids"]), self.model_config.max_model_len
+        bound = _bound(tokens, _asked.get(), context, refuse=self.long_answers == "refuse")
+        sampling_params.max_tokens = min(sampling_params.max_tokens or bound, bound)
+        async for output in super().generate(prompt, sampling_params, *rest, **more):
+            yield output
 
 
 class NoRoom(Exception):

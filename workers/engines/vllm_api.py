@@ -6,7 +6,7 @@ from typing import Any
 from jobs.errors import ConfigurationError
 
 
-def _first(*places: str) -> Any:
+def first(*places: str) -> Any:
     """Return the first of the `module:name` that exists, the newest place first."""
     for place in places:
         module, name = place.split(":")
@@ -18,29 +18,29 @@ def _first(*places: str) -> Any:
     raise ConfigurationError(message)
 
 
-AsyncEngineArgs = _first("vllm.engine.arg_utils:AsyncEngineArgs")
-AsyncLLM = _first("vllm.v1.engine.async_llm:AsyncLLM")
-FlexibleArgumentParser = _first("vllm.utils.argparse_utils:FlexibleArgumentParser")
-UsageContext = _first("vllm.usage.usage_lib:UsageContext")
-StatLoggerBase = _first("vllm.v1.metrics.loggers:StatLoggerBase")
-EngineDeadError = _first("vllm.v1.engine.exceptions:EngineDeadError")
-VLLMValidationError = _first("vllm.exceptions:VLLMValidationError")
-add_serve_arguments = _first(
+AsyncEngineArgs = first("vllm.engine.arg_utils:AsyncEngineArgs")
+AsyncLLM = first("vllm.v1.engine.async_llm:AsyncLLM")
+FlexibleArgumentParser = first("vllm.utils.argparse_utils:FlexibleArgumentParser")
+UsageContext = first("vllm.usage.usage_lib:UsageContext")
+StatLoggerBase = first("vllm.v1.metrics.loggers:StatLoggerBase")
+EngineDeadError = first("vllm.v1.engine.exceptions:EngineDeadError")
+VLLMValidationError = first("vllm.exceptions:VLLMValidationError")
+add_serve_arguments = first(
     "vllm.entrypoints.common.cli_args:make_arg_parser",
     "vllm.entrypoints.launchers.cli_args:make_arg_parser",
     "vllm.entrypoints.openai.cli_args:make_arg_parser",
 )
-init_app_state = _first(
+init_app_state = first(
     "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
     "vllm.entrypoints.openai.api_server:init_app_state",
 )
-create_error_response = _first(
+create_error_response = first(
     "vllm.entrypoints.serve.exception_handling.error_response:create_error_response",
     "vllm.entrypoints.serve.utils.error_response:create_error_response",
 )
-ErrorResponse = _first(
+ErrorResponse = first(
     "vllm.entrypoints.serve.engine.protocol:ErrorResponse", "vllm.entrypoints.openai.engine.protocol:ErrorResponse"
 )
-ChatCompletionRequest = _first("vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest")
-CompletionRequest = _first("vllm.entrypoints.openai.completion.protocol:CompletionRequest")
-EmbeddingCompletionRequest = _first("vllm.entrypoints.pooling.embed.protocol:EmbeddingCompletionRequest")
+ChatCompletionRequest = first("vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest")
+CompletionRequest = first("vllm.entrypoints.openai.completion.protocol:CompletionRequest")
+EmbeddingCompletionRequest = first("vllm.entrypoints.pooling.embed.protocol:EmbeddingCompletionRequest")

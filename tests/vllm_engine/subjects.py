@@ -1,0 +1,60 @@
+"""A vLLM engine on a loop of its own, for the tests of this folder."""
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobs.settings import Vllm, Worker
+from workers import engines
+from workers.engines.base import Body
+
+CHAT = "/v1/chat/completions"
+CHECKPOINTS = Path(os.environ.get("PROMPTMILL_TEST_CHECKPOINTS", ""))
+ON_CPU = Vllm(dtype="float32", eager=True, context_tokens=512, max_sequences=4, gpu_memory_share=0.2)
+
+
+class Subject:
+    """An engine that has been started."""
+
+    def __init__(self, *, stall_seconds: float = 60, **settings: Any) -> None:
+        self.loop = asyncio.new_event_loop()
+        vllm = ON_CPU.model_copy(update=settings)
+        self.engine: Any = self.do(self._make(Worker(engine="vllm", vllm=vllm, stall_seconds=stall_seconds)))
+
+    @staticmethod
+    async def _make(settings: Worker) -> Any:
+        engine = engines.make(settings)
+        await engine.start()
+        return engine
+
+    def do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 240))
+
+    def run(self, endpoint: str, body: Body, tenant: str = "project") -> Body:
+        answer: Body = self.do(self.engine.run(endpoint, body, tenant=tenant))
+        return answer
+
+    def chat(self, text: Any = "Say hello.", *, tenant: str = "project", **parameters: Any) -> Body:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 8, "temperature": 0, **parameters}
+        return self.run(CHAT, {"model": self.engine.models()[0], **body}, tenant)
+
+
+@contextmanager
+def started(**settings: Any) -> Iterator[Subject]:
+    subject = Subject(**settings)
+    try:
+        yield subject
+    finally:
+        subject.do(subject.engine.stop())
+        subject.loop.close()
+
+
+def core() -> psutil.Process:
+    """Return the process of this process' engine core."""
+    below = psutil.Process().children(recursive=True)
+    return next(process for process in below if "EngineCore" in " ".join([process.name(), *process.cmdline()]))
