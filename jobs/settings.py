@@ -209,6 +209,8 @@ class Images(_Section):
         return False
 
 
+# An image of Gemma 3 is read in one step.
+GEMMA_IMAGE_TOKENS = 256
 KvCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -258,6 +260,10 @@ class LlamaCpp(_Section):
     def _steps_fit(self) -> "LlamaCpp":
         if self.step_tokens > self.batch_tokens:
             message = "worker.llamacpp.step_tokens must not exceed worker.llamacpp.batch_tokens"
+            raise ValueError(message)
+        if self.projector_path and self.step_tokens < GEMMA_IMAGE_TOKENS:
+            # llama.cpp does not refuse such an image: it aborts, and the worker with it.
+            message = f"worker.llamacpp.step_tokens must be at least {GEMMA_IMAGE_TOKENS} with a projector_path"
             raise ValueError(message)
         return self
 

@@ -218,14 +218,14 @@ def test_a_file_that_is_missing_is_named(files: Path, name: str) -> None:
     assert f"PROMPTMILL_WORKER__LLAMACPP__{name.upper()}" in message
 
 
-# Of each setting a value that is not its default; a batch of 64 still holds an image.
+# Of each setting a value that is not its default.
 UNUSUAL: dict[str, Any] = {
     "threads": 1,
     "flash_attention": "on",
     "key_cache_type": "q8_0",
     "value_cache_type": "q8_0",
-    "batch_tokens": 128,
-    "step_tokens": 64,
+    "batch_tokens": 1_024,
+    "step_tokens": 256,
     "load_mode": "read",
     "numa": "distribute",
     "gpu_layers": 99,
@@ -235,7 +235,7 @@ UNUSUAL: dict[str, Any] = {
 def test_settings_reach_the_engine(files: Path) -> None:
     params = options(LlamaCpp(**UNUSUAL, projector_path=files / "mmproj.gguf"), files / "model.gguf", Path("s"))
     told = {name: getattr(params, name) for name in dir(params)}
-    assert (told["n_batch"], told["n_ubatch"], told["n_gpu_layers"], params.cpuparams.n_threads) == (128, 64, 99, 1)
+    assert (told["n_batch"], told["n_ubatch"], told["n_gpu_layers"], params.cpuparams.n_threads) == (1_024, 256, 99, 1)
     assert params.mmproj.path == str(files / "mmproj.gguf")
     names = ("flash_attn_type", "cache_type_k", "cache_type_v", "load_mode", "numa")
     assert [told[name].name for name in names] == [
@@ -263,7 +263,12 @@ def test_each_way_to_load_works(files: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_tokens": 64, "step_tokens": 65}, {"flash_attention": "off", "value_cache_type": "q8_0"}]
+    "wrong",
+    [
+        {"batch_tokens": 64, "step_tokens": 65},
+        {"projector_path": Path("mmproj.gguf"), "step_tokens": 255},
+        {"flash_attention": "off", "value_cache_type": "q8_0"},
+    ],
 )
 def test_settings_that_do_not_fit_together_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"worker.llamacpp.{list(wrong)[1]}"):

@@ -267,6 +267,7 @@ def test_a_look_up_waits_while_postgres_is_away(
 
     async def story(made: Resolver) -> None:
         await asyncio.to_thread(allow_connections, engine, "false")
+        engine.dispose()
         asking = asyncio.create_task(worker.ask(made, image))
         done, _ = await asyncio.wait([asking], timeout=0.5)
         assert not done
@@ -277,10 +278,9 @@ def test_a_look_up_waits_while_postgres_is_away(
 
 
 def allow_connections(engine: Engine, allow: str) -> None:
-    """Open or close the database for new connections; those that there are end."""
+    """Open or close the database for new connections."""
     name = engine.url.database
     other = db.make_engine(engine.url.set(database="postgres").render_as_string(hide_password=False), connections=1)
     with other.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {allow}")
     other.dispose()
-    engine.dispose()
