@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from subjects import CHAT, CHECKPOINTS, Subject, core, started
 
@@ -99,8 +99,8 @@ def test_a_row_means_what_it_means_to_vllm_serve(
     ours = json.loads(json.dumps(subject.run(endpoint, full)))
 
     async def post() -> Any:
-        transport = httpx.ASGITransport(serve)
-        async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
+        transport = httpx2.ASGITransport(serve)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://serve") as client:
             return (await client.post(endpoint, json=full)).raise_for_status().json()
 
     assert _comparable(ours) == _comparable(subject.do(post()))
