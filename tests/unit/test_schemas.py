@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from workers.engines import schemas
+from workers.engines import schemas, xgrammar_schemas
 
 STRING = {"type": "string"}
 
@@ -131,3 +131,59 @@ class Person(BaseModel):
 )
 def test_schemas_of_everyday_life_are_taken(schema: dict[str, Any]) -> None:
     schemas.check(schema)
+
+
+# What xgrammar would leave out, or break; tests/vllm asks xgrammar itself.
+NOT_FOR_XGRAMMAR: dict[str, tuple[dict[str, Any], str]] = {
+    "length without a type": ({"minLength": 3}, "'minLength' is only heeded beside 'type'"),
+    "required alone": ({"required": ["a"]}, "'required' is only heeded"),
+    "required and unknown": ({"type": "object", "required": ["b"]}, "only name what is in 'properties'"),
+    "beside a reference": ({"$ref": "#/$defs/a", "$defs": {"a": STRING}, "minLength": 3}, "not heeded beside"),
+    "beside an enum": ({"enum": ["a"], "minLength": 3}, "not heeded beside 'enum'"),
+    "beside alternatives": ({"anyOf": [STRING], "type": "string"}, "'type' is not heeded beside 'anyOf'"),
+    "enum and const": ({"enum": [1], "const": 1}, "not heeded beside 'const'"),
+    "enum of another type": (STRING | {"enum": ["a", 1]}, "not of the 'type'"),
+    "true is no integer": ({"type": "integer", "enum": [True]}, "not of the 'type'"),
+    "several of all": ({"allOf": [STRING, STRING]}, "one member"),
+    "length and pattern": (pattern("^a$") | {"maxLength": 3}, "'maxLength' is not heeded beside 'pattern'"),
+    "length and format": (STRING | {"format": "email", "minLength": 3}, "'minLength' is not heeded beside 'format'"),
+    "format and pattern": (pattern("^a$") | {"format": "email"}, "'format' is not heeded beside 'pattern'"),
+    "a format that is not known": (STRING | {"format": "iri"}, "one of"),
+    "quotes": (pattern('^"$'), "may not name quotes"),
+    "backslash": (pattern(r"^\\$"), "may not name quotes"),
+    "quotes by number": (pattern(r"^\u0022$"), "may not name quotes"),
+    "line feed": (pattern(r"^\n$"), "may not name quotes"),
+    "word boundary": (pattern(r"^\ba$"), "may not name quotes"),
+    "reference": (pattern(r"^(a)\1$"), "may not name quotes"),
+    "look ahead": (pattern("^(?!a)b$"), "no group that begins with"),
+    "end in the middle": (pattern("^a$b$"), "at its ends only"),
+    "class in a class": (pattern("^[[:alpha:]]$"), "between brackets"),
+    "six decimals": ({"type": "number", "minimum": 0.000001}, "5 decimals"),
+    "no number between": ({"type": "number", "minimum": 1, "maximum": 1}, "below the maximum"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FOR_XGRAMMAR)
+def test_what_xgrammar_would_leave_out_is_refused_in_words(name: str) -> None:
+    schema, words = NOT_FOR_XGRAMMAR[name]
+    with pytest.raises(ValueError, match=words.replace("$", r"\$")):
+        schemas.check(schema, xgrammar_schemas.PROFILE)
+
+
+@pytest.mark.parametrize("name", sorted(BOMBS.keys() - {"limit of a fraction"}))
+def test_f89_a_schema_bomb_is_refused_for_xgrammar_too(name: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        schemas.check(BOMBS[name][0], xgrammar_schemas.PROFILE)
+
+
+class Reading(BaseModel):
+    value: float = Field(ge=-273.15, le=1e6)
+    mail: str = Field(json_schema_extra={"format": "email"})
+    by_name: dict[str, int] = {}
+
+
+@pytest.mark.parametrize(
+    "schema", [Person.model_json_schema(), Reading.model_json_schema(), pattern(r"^[a-z.]+@x\.(de|com)$")]
+)
+def test_schemas_of_everyday_life_are_taken_for_xgrammar(schema: dict[str, Any]) -> None:
+    schemas.check(schema, xgrammar_schemas.PROFILE)

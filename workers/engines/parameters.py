@@ -5,7 +5,7 @@ values of what they do know crash them or run for minutes. Names and bounds: the
 say so.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -74,6 +74,8 @@ class Message(Strict):
 class JsonSchema(Strict):
     """The schema that an answer must match."""
 
+    profile: ClassVar = schemas.LLAMACPP
+
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
@@ -82,7 +84,7 @@ class JsonSchema(Strict):
     @field_validator("schema_")
     @classmethod
     def _bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        schemas.check(schema)
+        schemas.check(schema, cls.profile)
         return schema
 
 
@@ -205,4 +207,5 @@ def _rejection(error: ValidationError) -> RequestRejected:
 
 def _names_a_type(part: str | int) -> bool:
     """Tell pydantic's own marks of union members from names of parameters."""
-    return isinstance(part, str) and (part.startswith(("list[", "constrained-", "literal[")) or part in {"str", "bool"})
+    marks = ("list[", "constrained-", "literal[", "union:")
+    return isinstance(part, str) and (part.startswith(marks) or part in {"str", "bool"})
