@@ -1,0 +1,33 @@
+"""docs/vllm-advisories.md is held to what is installed, and to the tests that it names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = (ROOT / "docs" / "vllm-advisories.md").read_text()
+PINNED_IN = [ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("requirements/*"), *ROOT.glob("tests/vllm/*.txt")]
+PINS = {version for file in PINNED_IN for version in re.findall(r"vllm(?:-cpu)?==([0-9.]*[0-9])", file.read_text())} | {
+    "0.31.0"
+}
+REVIEWED = dict(re.findall(r"^\| ([0-9.]+) \| (2[0-9]{3}-[01][0-9]-[0-3][0-9]) \|", PAGE, re.MULTILINE))
+NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE)))
+
+
+@pytest.mark.parametrize("pin", sorted(PINS))
+def test_every_version_that_is_installed_was_reviewed_on_a_day(pin: str) -> None:
+    assert pin in REVIEWED, f"docs/vllm-advisories.md has no dated line for vLLM {pin}"
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_every_test_that_is_named_exists(file: str, name: str) -> None:
+    path = ROOT / "tests" / file if "/" in file else ROOT / "tests" / "unit" / file
+    assert f"def {name}(" in path.read_text()
+
+
+def test_every_advisory_names_a_test() -> None:
+    table = PAGE.partition("## What a request may not say")[2].partition("## What no request can reach")[0]
+    rows = [row for row in table.splitlines() if row.startswith("|")][2:]
+    assert len(rows) > 20
+    assert [row for row in rows if "::test_" not in row] == []
