@@ -324,6 +324,9 @@ class Vllm(_Section):
     """vLLM's parser of reasoning in answers (`--reasoning-parser`). Unset: reasoning is part of the text."""
     allow_grammars: bool = False
     """Take `structured_outputs` with `regex` and `grammar`. Off: some need minutes and gigabytes to compile."""
+    compile_seconds: Count = 20
+    """Processor time that compiling one JSON schema may take, seconds. It is done in a process of its own first; with
+    Gemma's vocabulary of 262,144 tokens it takes ten times as long as with one of 49,000."""
     renderer_threads: Count = 4
     """Threads that fill in chat templates and tokenise. One is too few for models of about 1B."""
     arguments: dict[str, JsonValue] = {}

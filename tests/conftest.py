@@ -13,7 +13,7 @@ from jobs import db, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 # Suites of their own: against a server that they are told (`make conformance`), and where vLLM is (`make test-vllm`).
-collect_ignore = ["conformance", "conformance_anthropic", "vllm"]
+collect_ignore = ["conformance", "conformance_anthropic", "vllm_engine", "vllm_service"]
 # A developer's own settings have no say in a test.
 for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
     if not name.startswith(settings.TEST_PREFIX):

@@ -133,7 +133,7 @@ def test_schemas_of_everyday_life_are_taken(schema: dict[str, Any]) -> None:
     schemas.check(schema)
 
 
-# What xgrammar would leave out, or break; tests/vllm asks xgrammar itself.
+# What xgrammar would leave out, or break; tests/vllm_engine asks xgrammar itself.
 NOT_FOR_XGRAMMAR: dict[str, tuple[dict[str, Any], str]] = {
     "length without a type": ({"minLength": 3}, "'minLength' is only heeded beside 'type'"),
     "required alone": ({"required": ["a"]}, "'required' is only heeded"),

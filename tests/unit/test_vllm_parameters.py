@@ -486,6 +486,7 @@ def test_f90_other_special_tokens_are_text() -> None:
             {5, 6, 7, 8},
         ),
         ({"audio_token_id": 9, "boa_token_id": 10, "eoa_token_index": 11}, {9, 10, 11}),
+        ({"img_context_token_id": 12, "media_placeholder_token_id": 13}, {12, 13}),
         ({"bos_token_id": 1, "eos_token_id": [1, 2], "pad_token_id": 0, "image_size": 896, "vocab_size": 9}, set()),
         ({"image_token_id": None, "image_token_index": "5", "video_token_id": True}, set()),
     ],

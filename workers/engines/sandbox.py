@@ -239,6 +239,8 @@ class _Child:
         content = json.dumps({"id": number, "kind": kind, "text": text}).encode()
         try:
             async with asyncio.timeout(self._limits.wall_seconds + GRACE_SECONDS):
+                if self.ended:
+                    raise _ChildDied
                 self._stdin.write(struct.pack(">I", len(content)) + content)
                 await self._stdin.drain()
                 return dict(await answer)

@@ -50,7 +50,7 @@ class VllmEngine:
         # The prefix cache lives and dies with this process, so its secret does too.
         self._secret = secrets.token_bytes(32)
         self.steps = Steps(self._progress.advance)
-        self._sandbox = Sandbox(Path(settings.model))
+        self._sandbox = Sandbox(Path(settings.model), cpu_seconds=settings.compile_seconds)
 
     async def start(self) -> None:
         arguments = vllm_arguments.serve_arguments(self._settings)

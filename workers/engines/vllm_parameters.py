@@ -40,7 +40,7 @@ MAX_DIMENSIONS = 65_536
 GREEDY_BELOW = 1e-5
 
 _EBNF_COMMENT = re.compile(r"(#|//).*$", re.MULTILINE)
-_PLACEHOLDER_KEY = re.compile(r"^(image|video|audio|vision|speech|boi|eoi|boa|eoa)_(\w+_)?(id|index)$")
+_PLACEHOLDER_KEY = re.compile(r"^(image|img|media|video|audio|vision|speech|boi|eoi|boa|eoa)_(\w+_)?(id|index)$")
 # Taken since clients send them all the same, or put in another way.
 _WITHOUT_EFFECT = {"user", "metadata", "store", "stream", "echo"}
 

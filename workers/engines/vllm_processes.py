@@ -19,6 +19,8 @@ def prepare() -> None:
     os.environ[WORKER_VARIABLE] = str(os.getpid())
     # Processes are started afresh: this one has threads, and a copy of it would inherit their locks.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # Calls of tools are held to the JSON schema that was compiled in the sandbox, not to grammars of each parser.
+    os.environ.setdefault("VLLM_ENFORCE_STRICT_TOOL_CALLING", "0")
     # Nobody is told what runs here.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # One step's outputs are handled in one go: nobody here waits for a single token.
