@@ -52,14 +52,28 @@ class Lab:
 
     stack: services.Stack
     sdk: OpenAI
-    orders: Connection
+    orders: list[Connection]
+    """One for each worker."""
     out: Path
     window: int
     results: list[dict[str, Any]] = field(default_factory=list)
 
-    def order(self, *words: Any) -> Any:
-        self.orders.send(words)
-        return self.orders.recv()
+    def order(self, *words: Any) -> list[Any]:
+        """Give an order to every worker; return their answers."""
+        for worker in self.orders:
+            worker.send(words)
+        return [worker.recv() for worker in self.orders]
+
+    def share_out(self, file: Path, how: str, window: int) -> dict[str, Any]:
+        """Run the rows of a file bare, each worker its part; seconds are those of the slowest."""
+        lines = file.read_bytes().splitlines(keepends=True)
+        for number, worker in enumerate(self.orders):
+            part = self.out / f"part-{number}.jsonl"
+            part.write_bytes(b"".join(lines[number :: len(self.orders)]))
+            worker.send(("bare", str(part), how, window))
+        parts = [worker.recv() for worker in self.orders]
+        sums = {name: sum(part[name] for part in parts) for name in ("output_tokens", "input_tokens")}
+        return {**together(parts), **sums, "seconds": max(part["seconds"] for part in parts)}
 
     def file(self, shape: str, count: int, schemas: int = 0) -> Path:
         path = self.out / f"{shape}-{count}-{schemas}.jsonl"
@@ -111,8 +125,15 @@ def ours(lab: Lab, scenario: str, files: list[Path]) -> dict[str, Any]:
         output_tokens=sum(each.output_tokens for each in usage),
         input_tokens=sum(each.input_tokens for each in usage),
         bytes=sum(sizes),
-        **lab.order("steps"),
+        **together(lab.order("steps")),
     )
+
+
+def together(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what several engines did at once: sums of rows, means of the rest, the plot of the first."""
+    added = {name: sum(each[name] for each in steps) for name in ("mean_running", "mean_waiting", "preempted")}
+    means = {name: statistics.mean(each[name] for each in steps) for name in ("mean_kv", "nothing_waiting", "steps")}
+    return {**steps[0], **added, **means}
 
 
 def _seconds(lab: Lab, batch_ids: list[str]) -> float:
@@ -130,7 +151,7 @@ def _seconds(lab: Lab, batch_ids: list[str]) -> float:
 
 def bare(lab: Lab, scenario: str, file: Path, how: str = "window", window: int = 0) -> dict[str, Any]:
     lab.order("reset")
-    done = lab.order("bare", str(file), how, window or lab.window)
+    done = lab.share_out(file, how, window or lab.window)
     rows = sum(1 for _ in file.open("rb"))
     side = how if not window else f"{how} of {window}"
     return lab.keep(scenario=scenario, side="bare" if side == "window" else side, rows=rows, **done)
@@ -190,7 +211,9 @@ SCENARIOS: dict[str, Callable[[Lab, int, int], None]] = {"G1": g1, "G3": g3, "G4
 
 
 @contextlib.contextmanager
-def service(home: Path, settings: dict[str, str], worker: list[str]) -> Iterator[tuple[services.Stack, Connection]]:
+def service(
+    home: Path, settings: dict[str, str], worker: list[str], count: int
+) -> Iterator[tuple[services.Stack, list[Connection]]]:
     port = free_port()
     postgres.initialise(home / "postgres", services.PASSWORD)
     program = postgres.program(home / "postgres", port, services.PASSWORD)
@@ -201,14 +224,17 @@ def service(home: Path, settings: dict[str, str], worker: list[str]) -> Iterator
         try:
             stack.api()
             stack.reconciler()
-            yield stack, _worker(stack, worker)
+            began = time.monotonic()
+            workers = [_worker(stack, worker, number) for number in range(count)]
+            print(f"{count} engines loaded in {time.monotonic() - began:.0f} s", flush=True)
+            yield stack, workers
         finally:
             stack.stop()
 
 
-def _worker(stack: services.Stack, command: list[str]) -> Connection:
+def _worker(stack: services.Stack, command: list[str], number: int) -> Connection:
     """Start the worker; loading a large model takes minutes."""
-    log, socket = stack.home / "worker.log", stack.home / "orders.sock"
+    log, socket = stack.home / f"worker-{number}.log", stack.home / f"orders-{number}.sock"
     argv = ["/usr/bin/env", f"BENCH_SOCKET={socket}", *command, str(ROOT / "bench" / "gpu_worker.py")]
 
     async def ready() -> bool:
@@ -216,9 +242,7 @@ def _worker(stack: services.Stack, command: list[str]) -> Connection:
 
     environment = stack.environment()
     program = Program("worker", argv, ready, environment=environment, grace_seconds=60, start_seconds=900)
-    began = time.monotonic()
     stack.processes.append(services.Process.start(program, log))
-    print(f"engine loaded in {time.monotonic() - began:.0f} s", flush=True)
     return Client(str(socket), "AF_UNIX")
 
 
@@ -254,6 +278,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--memory-share", type=float, default=0.92)
+    parser.add_argument("--workers", type=int, default=1, help="workers, each with an engine, on the one GPU")
     parser.add_argument("--arguments", default="{}", help="further arguments of vLLM, JSON")
     parser.add_argument("--rows", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -269,7 +294,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="promptmill-bench-") as home:
         settings = worker_settings(options)
         try:
-            with service(Path(home), settings, shlex.split(options.worker_python)) as (stack, orders):
+            with service(Path(home), settings, shlex.split(options.worker_python), options.workers) as (stack, orders):
                 sdk = OpenAI(base_url=stack.base_url, api_key=stack.key(), max_retries=0)
                 lab = Lab(stack, sdk, orders, options.out, options.sequences + 64)
                 warm_up(lab)

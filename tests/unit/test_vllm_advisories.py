@@ -7,7 +7,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "vllm-advisories.md").read_text()
-PINNED_IN = [ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("requirements/*"), *ROOT.glob("tests/vllm_engine/*.txt")]
+PINNED_IN = [
+    ROOT / "Makefile",
+    ROOT / "pyproject.toml",
+    *ROOT.glob("requirements/*"),
+    *ROOT.glob("tests/vllm_engine/*.txt"),
+]
 PINS = {version for file in PINNED_IN for version in re.findall(r"vllm(?:-cpu)?==([0-9.]*[0-9])", file.read_text())} | {
     "0.31.0"
 }
