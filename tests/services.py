@@ -8,11 +8,13 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -192,15 +194,27 @@ class Stack:
             **more,
         }
 
-    def start(self, name: str, *, wait_for: str = "", **environment: str) -> Process:
-        """Start `promptmill NAME`; it is ready when it has logged `wait_for`."""
+    def start(
+        self, name: str, *, wait_for: str = "", python: str = "", start_seconds: float = 60, **environment: Any
+    ) -> Process:
+        """Start `promptmill NAME`, in another environment if its `python` is named.
+
+        It is ready when it has logged `wait_for`.
+        """
         log = self.home / f"{name}-{len(self.processes)}.log"
 
         async def ready() -> bool:
             return log.exists() and wait_for in log.read_text(errors="replace")
 
         # A drain of a test is over long before these 40 seconds.
-        program = Program(name, promptmill(name), ready, environment=self.environment(**environment), grace_seconds=40)
+        program = Program(
+            name,
+            [python or sys.executable, *promptmill(name)[1:]],
+            ready,
+            environment=self.environment(**environment),
+            grace_seconds=40,
+            start_seconds=start_seconds,
+        )
         process = Process.start(program, log)
         self.processes.append(process)
         return process

@@ -1,6 +1,6 @@
 """What xgrammar heeds of a JSON schema, so that what it would leave out is refused. Pure.
 
-Found by asking its grammars for texts that a schema forbids, xgrammar 0.2.7: `tests/vllm_engine/test_schema_keywords.py`.
+Found by asking the grammars of xgrammar 0.2.7 for texts that a schema forbids (`test_schema_keywords.py`).
 It leaves out, without an error: what stands beside `$ref`, `const`, `enum`, `anyOf`, `oneOf` and `allOf`; bounds whose
 `type` is not given; names in `required` that are not in `properties`; lengths beside `pattern` or `format`. Characters
 of a `pattern` that JSON writes with a backslash come out bare, and break the answer. A range between two numbers that
