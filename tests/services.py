@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -178,6 +177,9 @@ class Stack:
     settings: Mapping[str, str]
     port: int = field(default_factory=free_port)
     processes: list[Process] = field(default_factory=list)
+    worker_python: str = sys.executable
+    """Workers may live in an environment of their own."""
+    start_seconds: float = 60
 
     @property
     def base_url(self) -> str:
@@ -194,13 +196,8 @@ class Stack:
             **more,
         }
 
-    def start(
-        self, name: str, *, wait_for: str = "", python: str = "", start_seconds: float = 60, **environment: Any
-    ) -> Process:
-        """Start `promptmill NAME`, in another environment if its `python` is named.
-
-        It is ready when it has logged `wait_for`.
-        """
+    def start(self, name: str, *, wait_for: str = "", **environment: str) -> Process:
+        """Start `promptmill NAME`; it is ready when it has logged `wait_for`."""
         log = self.home / f"{name}-{len(self.processes)}.log"
 
         async def ready() -> bool:
@@ -209,11 +206,11 @@ class Stack:
         # A drain of a test is over long before these 40 seconds.
         program = Program(
             name,
-            [python or sys.executable, *promptmill(name)[1:]],
+            [self.worker_python if name == "worker" else sys.executable, *promptmill(name)[1:]],
             ready,
             environment=self.environment(**environment),
             grace_seconds=40,
-            start_seconds=start_seconds,
+            start_seconds=self.start_seconds,
         )
         process = Process.start(program, log)
         self.processes.append(process)

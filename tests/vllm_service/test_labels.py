@@ -44,7 +44,8 @@ def stack(
     servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[services.Stack]:
     with services.fresh_database(servers, template) as name:
-        made = services.Stack(tmp_path_factory.mktemp("stack"), servers.database(name), servers.redis_url, SETTINGS)
+        home, url = tmp_path_factory.mktemp("stack"), servers.database(name)
+        made = services.Stack(home, url, servers.redis_url, SETTINGS, worker_python=PYTHON, start_seconds=280)
         with made.redis() as broker:
             broker.flushall()
         try:
@@ -65,7 +66,7 @@ def worker(stack: services.Stack) -> Iterator[list[services.Process]]:
 
 
 def start(stack: services.Stack) -> services.Process:
-    return stack.start("worker", wait_for="worker_ready", python=PYTHON, start_seconds=280)
+    return stack.worker()
 
 
 def label(custom_id: str, text: str, **body: Any) -> dict[str, Any]:
