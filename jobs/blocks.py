@@ -31,8 +31,8 @@ _DROP = text(
     """
 )
 _LEFT = text("SELECT FROM lines WHERE file_id = :id LIMIT 1")
-# A block need not be on disk when its COMMIT answers: Postgres writes its log in order, and the commit that makes the file
-# visible does wait, for all blocks before it too.
+# A block need not be on disk when its COMMIT answers: Postgres writes its log in order, and the commit that makes the
+# file visible does wait, for all blocks before it too.
 _WITHOUT_WAITING = text("SET LOCAL synchronous_commit = off")
 
 
