@@ -1,6 +1,6 @@
 """C1: the whole service with vLLM on the CPU / `LLM.generate` on the same rows, SmolLM2-135M with its real weights.
 
-A side is loaded, measured and ended before the other one is: two cores are too few for both. They take turns.
+A side is loaded, measured and ended before the other one is: two cores are too few for both.
 """
 
 import json
@@ -16,8 +16,8 @@ from measure import ratios, row, spread
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON, MODEL = ".venv-vllm/bin/python", ".venv-vllm/checkpoints/smollm2"
 ENVIRONMENT = {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-TURNS, ROUNDS = 2, 2
-SHAPE, ROWS, SEQUENCES, CONTEXT, STEP_TOKENS = "translation", 48, 16, 2_048, 2_048
+TURNS, ROUNDS = 1, 3
+SHAPE, ROWS, SEQUENCES, CONTEXT, STEP_TOKENS = "translation", 40, 16, 2_048, 2_048
 
 
 def report() -> Iterator[str]:
@@ -39,7 +39,7 @@ def _ours(out: Path) -> list[float]:
         "sequences": SEQUENCES,
         "context": CONTEXT,
         "step-tokens": STEP_TOKENS,
-        "scenarios": f"G4:{ROWS}:{ROUNDS}",
+        "scenarios": f"G1:{ROWS}:{ROUNDS}",
         "worker-python": PYTHON,
         "out": out,
     }
@@ -58,7 +58,7 @@ def _generated(out: Path) -> list[float]:
         "max_model_len": CONTEXT,
         "max_num_batched_tokens": STEP_TOKENS,
     }
-    rows = next(out.glob(f"*-{ROWS}-0.jsonl"))
+    rows = out / f"{SHAPE}-{ROWS}-0.jsonl"
     printed = _program(
         [PYTHON, "bench/gpu_llm.py", "--model", MODEL, "--rows", str(rows), "--arguments", json.dumps(arguments)]
     )

@@ -9,6 +9,7 @@ Celery pool    one thread for each shard held, waiting most of its time
 """
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -62,6 +63,9 @@ class Runtime:
         """
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
+        # What is loaded by now stays loaded: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         self._wire()
         self._writer.start()
         self._keeper.start()
