@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,18 @@ def started(**settings: Any) -> Iterator[Subject]:
         subject.loop.close()
 
 
+def below(process: psutil.Process) -> list[psutil.Process]:
+    return process.children(recursive=True)
+
+
+def is_core(process: psutil.Process) -> bool:
+    """Tell whether it is vLLM's engine core: it gives itself a name when it has started."""
+    with suppress(psutil.NoSuchProcess):
+        words = " ".join([process.name(), *process.cmdline()])
+        return "EngineCore" in words or "spawn_main" in words
+    return False
+
+
 def core() -> psutil.Process:
     """Return the process of this process' engine core."""
-    below = psutil.Process().children(recursive=True)
-    return next(process for process in below if "EngineCore" in " ".join([process.name(), *process.cmdline()]))
+    return next(each for each in below(psutil.Process()) if is_core(each))
