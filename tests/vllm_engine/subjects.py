@@ -24,7 +24,11 @@ class Subject:
     def __init__(self, *, stall_seconds: float = 60, **settings: Any) -> None:
         self.loop = asyncio.new_event_loop()
         vllm = ON_CPU.model_copy(update=settings)
-        self.engine: Any = self.do(self._make(Worker(engine="vllm", vllm=vllm, stall_seconds=stall_seconds)))
+        try:
+            self.engine: Any = self.do(self._make(Worker(engine="vllm", vllm=vllm, stall_seconds=stall_seconds)))
+        except BaseException:
+            self.loop.close()
+            raise
 
     @staticmethod
     async def _make(settings: Worker) -> Any:

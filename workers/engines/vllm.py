@@ -210,6 +210,9 @@ class _FrontEnd(vllm_api.AsyncLLM):  # type: ignore[misc]  # vLLM is not there w
 
     long_answers = "refuse"
 
+    def __del__(self) -> None:
+        """`VllmEngine.stop` has ended it. At the end of the interpreter vLLM's own finds its functions gone."""
+
     async def generate(self, prompt: Any, sampling_params: Any, *rest: Any, **more: Any) -> AsyncIterator[Any]:
         tokens, context = len(prompt["prompt_token_ids"]), self.model_config.max_model_len
         bound = _bound(tokens, _asked.get(), context, refuse=self.long_answers == "refuse")

@@ -16,11 +16,13 @@ _CORE_DIED = "engine core initialization failed"
 def reason(error: BaseException) -> str:
     """Return in one line why vLLM did not start, or where it says so."""
     if isinstance(error, SystemExit):
-        return "it does not take these arguments. Its own words are above, in this worker's log."
+        return "it does not take these arguments. Its own words are above."
     words = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
     if _CORE_DIED in words.lower():
-        return "its engine core did not start. The reason is above, in this worker's log, in lines with `EngineCore`."
-    return next(iter(words.strip().splitlines()), type(error).__name__)
+        return "its engine core did not start. The reason is above, in lines of `EngineCore` or `Worker`."
+    line = next(iter(words.strip().splitlines()), "")
+    # Others are no sentences: the words of a KeyError are the key.
+    return line if line and isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__} {line}"
 
 
 def rejection(answer: Any, endpoint: str) -> RequestRejected:
