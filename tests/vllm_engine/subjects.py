@@ -50,12 +50,16 @@ class Subject:
 
 @contextmanager
 def started(**settings: Any) -> Iterator[Subject]:
+    """Start an engine; after the block nothing is left of it."""
     subject = Subject(**settings)
     try:
         yield subject
     finally:
+        family = [each for each in below(psutil.Process()) if "resource_tracker" not in " ".join(each.cmdline())]
         subject.do(subject.engine.stop())
         subject.loop.close()
+    _, left = psutil.wait_procs(family, timeout=20)
+    assert not left
 
 
 def below(process: psutil.Process) -> list[psutil.Process]:

@@ -93,18 +93,6 @@ def test_all_end_with_a_worker_that_is_killed_while_it_loads(tmp_path: Path) -> 
         assert ended(family), log.read_text()[-3000:]
 
 
-def test_nothing_is_left_of_an_engine_that_stops(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with starting(log) as process:
-        until(lambda: is_loaded(log), log)
-        family = below(psutil.Process(process.pid))
-        process.communicate(b"\n", timeout=60)
-        assert process.returncode == 0
-        assert ended(family)
-        words = log.read_text()
-        assert not [word for word in ("Traceback", "was destroyed", "never awaited", "leaked") if word in words], words
-
-
 @pytest.mark.parametrize("worker", [None, str(os.getpid())])
 def test_the_plugin_leaves_a_worker_and_a_server_of_vllm_alone(
     monkeypatch: pytest.MonkeyPatch, worker: str | None

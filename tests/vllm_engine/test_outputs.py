@@ -24,7 +24,7 @@ llm = LLM(model, dtype="float32", enforce_eager=True, max_model_len=512, gpu_mem
 chats = [[{"role": "user", "content": question}] for question in questions]
 outputs = llm.chat(chats, SamplingParams(temperature=0, max_tokens=tokens), use_tqdm=False)
 answers = [[output.outputs[0].text, len(output.prompt_token_ids)] for output in outputs]
-print("\\n" + json.dumps(answers))
+print("\\nANSWERS" + json.dumps(answers), flush=True)
 """
 
 
@@ -36,7 +36,8 @@ def bare(model: Path) -> list[Any]:
         [sys.executable, "-c", BARE], input=asked, env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    found: list[Any] = json.loads(ran.stdout.strip().splitlines()[-1])
+    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("ANSWERS")]
+    found: list[Any] = json.loads(line.removeprefix("ANSWERS"))
     return found
 
 
