@@ -74,13 +74,9 @@ def stack(
 
 
 @pytest.fixture(scope="module")
-def worker(stack: services.Stack) -> Iterator[list[services.Process]]:
+def worker(stack: services.Stack) -> list[services.Process]:
     """The worker that runs just now, alone in a list."""
-    return iter([[start(stack)]])
-
-
-def start(stack: services.Stack) -> services.Process:
-    return stack.worker()
+    return [stack.worker()]
 
 
 def label(custom_id: str, prompt: str, **body: Any) -> dict[str, Any]:
@@ -112,7 +108,7 @@ def test_labels_survive_a_kill_and_nothing_is_left_of_the_dead_engine(
     assert done(user.batch(batch.id)) < 120, "it was in the middle"
     psutil.wait_procs(below, timeout=20)
     assert not [process for process in below if process.is_running()], "they would keep the GPU"
-    worker[0] = start(stack)
+    worker[0] = stack.worker()
 
     batch = user.wait(batch.id, 240)
     assert batch.status == "completed"
