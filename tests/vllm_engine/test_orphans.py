@@ -84,8 +84,9 @@ def test_all_end_with_a_worker_that_is_killed_while_it_loads(tmp_path: Path) -> 
     log = tmp_path / "log"
     with starting(log) as process:
         worker = psutil.Process(process.pid)
-        until(lambda: core_below(worker), log)
-        # Into its imports; vLLM has not come to its plugins yet.
+        # Before that the core waits for the worker to greet it, five minutes at most, and holds nothing yet.
+        until(lambda: (core := core_below(worker)) and below(core), log)
+        # Into the imports of the core's own process.
         time.sleep(3)
         family = below(worker)
         assert not is_loaded(log)

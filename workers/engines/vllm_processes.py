@@ -32,7 +32,11 @@ def prepare() -> None:
 
 
 def plugin() -> None:
-    """What vLLM calls in each of its processes."""
+    """What vLLM calls in each of its processes.
+
+    An engine core comes to it when its worker has greeted it. One whose worker is killed in the seconds before that
+    holds no memory of a GPU yet, and gives up after five minutes (vLLM's `HANDSHAKE_TIMEOUT_MINS`).
+    """
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     end_with_parent()
