@@ -82,7 +82,7 @@ fix: $(READY) ## Format, and mend what the linter can
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
-bench: $(READY) ## Measure speed as ratios against the bare thing (docs/benchmarks.md)
+bench: $(READY) $(VLLM) ## Measure speed as ratios against the bare thing (docs/benchmarks.md)
 	$(RUN) python bench/run.py
 
 clean: ## Remove the environment and the embedded data

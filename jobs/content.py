@@ -32,6 +32,9 @@ _PAGE = sql.SQL(
     WHERE before < {page_bytes} ORDER BY line_no) TO STDOUT (FORMAT BINARY)
     """
 )
+# Of a file that has just been written Postgres expects a handful of lines, and for each page it would collect and sort
+# all that follow.
+_IN_ORDER = "SET LOCAL enable_bitmapscan = off"
 _LINES = sql.SQL("lines WHERE file_id = {}")
 _RESULTS = sql.SQL("results WHERE batch_id = {} AND is_error = {}")
 
@@ -148,6 +151,7 @@ def stream(engine: Engine, source: Source, *, after: int = 0) -> Generator[bytes
 def _read_page(engine: Engine, source: Source, before: Page) -> Page:
     most_lines = min(max(2 * before.lines, MIN_PAGE_LINES), MAX_PAGE_LINES)
     with db.transaction(engine, source.project_id) as connection:
+        db.driver(connection).execute(_IN_ORDER)
         copied = _copy_out(db.driver(connection), source.page(before.last_line, most_lines))
     rows = list(pgcopy.unpack(memoryview(copied)))
     if not rows or (last_line := rows[-1][0]) is None:

@@ -1,4 +1,4 @@
-"""Identifiers: one id space, 128 random bits each, so that an id cannot be guessed.
+"""Identifiers: one id space, 128 random bits each, so that an id cannot be guessed. Ids of outcomes open nothing.
 
 The output and error file of a batch are named after it, `file-<batch>-output` and `file-<batch>-error`:
 publishing them twice gives the same file, and they can be read before the batch has ended.
@@ -6,6 +6,7 @@ publishing them twice gives the same file, and they can be read before the batch
 Batch `batch_<digits>` is `msgbatch_<digits>` where Anthropic's API is served.
 """
 
+import random
 import re
 import secrets
 from typing import Literal
@@ -46,7 +47,8 @@ def new_project_id() -> str:
 
 
 def new_request_id() -> str:
-    return f"batch_req_{secrets.token_hex(16)}"
+    # One for each row: asking the kernel would let go of Python's lock each time, for other threads to take.
+    return f"batch_req_{random.getrandbits(128):032x}"
 
 
 def new_webhook_endpoint_id() -> str:

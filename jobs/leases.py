@@ -14,6 +14,7 @@ counts (`app_now`); a worker measures the time since its last success with its o
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 from sqlalchemy import Connection, text
 
 from jobs import db, pgcopy
@@ -75,8 +76,7 @@ _ROWS = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """A request that is to be run. `content` is its line as it was sent."""
 
     line_no: int
@@ -157,12 +157,24 @@ _ALREADY_DONE = text(
 )
 _COUNT = text(
     """
-    UPDATE shards SET completed = completed + :completed, failed = failed + :failed,
-        input_tokens = input_tokens + :input, cached_tokens = cached_tokens + :cached,
-        output_tokens = output_tokens + :output, reasoning_tokens = reasoning_tokens + :reasoning,
-        state = CASE WHEN completed + failed + :completed + :failed = total THEN 'done' ELSE state END,
-        lease_until = CASE WHEN completed + failed + :completed + :failed = total THEN NULL ELSE lease_until END
-    WHERE id = :id AND lease_token = :token RETURNING state = 'done' AS done
+    WITH mine AS (
+        SELECT * FROM unnest(
+            CAST(:ids AS text[]), CAST(:tokens AS bigint[]), CAST(:completed AS int[]), CAST(:failed AS int[]),
+            CAST(:input AS bigint[]), CAST(:cached AS bigint[]), CAST(:output AS bigint[]), CAST(:reasoning AS bigint[])
+        ) AS m (id, token, completed, failed, input, cached, output, reasoning)
+    ), counted AS (
+        UPDATE shards s SET completed = s.completed + m.completed, failed = s.failed + m.failed,
+            input_tokens = s.input_tokens + m.input, cached_tokens = s.cached_tokens + m.cached,
+            output_tokens = s.output_tokens + m.output, reasoning_tokens = s.reasoning_tokens + m.reasoning,
+            state = CASE WHEN s.completed + s.failed + m.completed + m.failed = s.total THEN 'done' ELSE s.state END,
+            lease_until = CASE WHEN s.completed + s.failed + m.completed + m.failed < s.total THEN s.lease_until END
+        FROM mine m WHERE s.id = m.id AND s.lease_token = m.token
+        RETURNING s.id, s.lease_token, s.state = 'done' AS done
+    ), attempt AS (
+        UPDATE attempts a SET ended_at = app_now(), end_reason = 'done'
+        FROM counted c WHERE c.done AND a.shard_id = c.id AND a.lease_token = c.lease_token AND a.ended_at IS NULL
+    )
+    SELECT * FROM counted
     """
 )
 _END_ATTEMPT = text(
@@ -188,7 +200,7 @@ def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool)
     kept = [_fresh(connection, group, uncertain=uncertain) for group in groups if group.held in live]
     with db.driver(connection).cursor().copy(COPY_RESULTS) as copy:
         copy.write(b"".join((pgcopy.HEADER, *(_pack(group) for group in kept), pgcopy.TRAILER)))
-    return dict.fromkeys(done, True) | {group.held: _count(connection, group) for group in kept}
+    return dict.fromkeys(done, True) | _count(connection, kept)
 
 
 def _fresh(connection: Connection, group: Written, *, uncertain: bool) -> Written:
@@ -212,11 +224,18 @@ def _pack(group: Written) -> bytes:
     return b"".join(packed)
 
 
-def _count(connection: Connection, group: Written) -> bool:
+def _count(connection: Connection, groups: Sequence[Written]) -> dict[Held, bool]:
+    """Add up what was written, and end the attempts whose shards are done; return, by lease, whether they are."""
+    sums = [_sums(group) for group in groups]
+    values = {name: [each[name] for each in sums] for name in (sums[0] if sums else ())}
+    held = {"ids": [group.shard_id for group in groups], "tokens": [group.token for group in groups]}
+    rows = connection.execute(_COUNT, held | values) if groups else ()
+    return {(row.id, row.lease_token): row.done for row in rows}
+
+
+def _sums(group: Written) -> dict[str, int]:
     failed = sum(outcome.is_error for outcome in group.outcomes)
-    values = {
-        "id": group.shard_id,
-        "token": group.token,
+    return {
         "completed": len(group.outcomes) - failed,
         "failed": failed,
         "input": sum(outcome.tokens.input for outcome in group.outcomes),
@@ -224,10 +243,6 @@ def _count(connection: Connection, group: Written) -> bool:
         "output": sum(outcome.tokens.output for outcome in group.outcomes),
         "reasoning": sum(outcome.tokens.reasoning for outcome in group.outcomes),
     }
-    done = bool(connection.execute(_COUNT, values).scalar_one())
-    if done:
-        connection.execute(_END_ATTEMPT, {"id": group.shard_id, "token": group.token, "reason": "done"})
-    return done
 
 
 _RELEASE = text(

@@ -17,8 +17,12 @@ from jobs.tables import batches, files
 
 _LOCK_BATCH = text(
     """
-    SELECT status, expires_at <= app_now() AS is_over
-    FROM batches WHERE id = :batch_id AND status IN ('in_progress', 'cancelling') FOR UPDATE
+    SELECT b.status, b.expires_at <= app_now() AS is_over
+    FROM batches b
+    WHERE b.id = :batch_id AND b.status IN ('in_progress', 'cancelling')
+      AND (b.status = 'cancelling' OR b.expires_at <= app_now()
+           OR NOT EXISTS (SELECT FROM shards s WHERE s.batch_id = b.id AND s.state IN ('queued', 'running')))
+    FOR UPDATE
     """
 )
 _OPEN_SHARDS = text(

@@ -100,8 +100,6 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
         line = _decode(content)
         # The typed decoder skips half a surrogate pair, a number beyond a double, and bytes that are no UTF-8.
         value = _decode_anything(content)
-        if _may_be_deep(content):
-            _check_depth(value)
         if _may_have_a_key_twice(content, value):
             del value
             _check_keys(content)
@@ -112,18 +110,24 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
 
 
 def _may_have_a_key_twice(content: bytes, value: Any) -> bool:  # noqa: ANN401  any JSON
-    """Tell whether the line has more colons than what was made of it has keys; colons in text count too."""
+    """Tell whether the line has more colons than what was made of it has keys; colons in text count too.
+
+    Raises:
+        LineProblem: it is nested too deep.
+    """
     return content.count(b":") != _count_keys(value)
 
 
-def _count_keys(value: Any) -> int:  # noqa: ANN401  any JSON
+def _count_keys(value: Any, depth: int = 1) -> int:  # noqa: ANN401  any JSON
+    if depth > MAX_DEPTH:
+        raise LineProblem("invalid_json_line", f"This line is nested deeper than {MAX_DEPTH} levels.")
     if type(value) is dict:
         count, children = len(value), value.values()
     else:
         count, children = 0, value
     for child in children:
         if type(child) in _CONTAINERS:
-            count += _count_keys(child)
+            count += _count_keys(child, depth + 1)
     return count
 
 
@@ -153,19 +157,6 @@ _read_keys = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 def _quoted(text: str) -> str:
     return _CONTROL.sub("?", text[:MAX_QUOTED_CHARS])
-
-
-def _may_be_deep(content: bytes) -> bool:
-    """Tell whether the line has so many brackets that it may be nested too deep; brackets in text count too."""
-    return content.count(b"[") + content.count(b"{") > MAX_DEPTH
-
-
-def _check_depth(value: Any, depth: int = 1) -> None:  # noqa: ANN401  any JSON
-    if depth > MAX_DEPTH:
-        raise LineProblem("invalid_json_line", f"This line is nested deeper than {MAX_DEPTH} levels.")
-    if isinstance(value, dict | list):
-        for child in value.values() if isinstance(value, dict) else value:
-            _check_depth(child, depth + 1)
 
 
 def _check(line: Line, max_custom_id_chars: int) -> None:

@@ -4,7 +4,6 @@ Line shapes: the Batch API's guide. A reply of the engine that is not 2xx goes t
 `response`; a request that never ran has `response: null` and says why in `error`.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -21,8 +20,7 @@ NEVER_RAN: dict[str, str] = {
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(msgspec.Struct, frozen=True):
     """Tokens of one request, as its response's `usage` has them."""
 
     input: int = 0
@@ -31,8 +29,7 @@ class TokenCounts:
     reasoning: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The one outcome of one request. `content` is its line in the output or error file."""
 
     line_no: int

@@ -343,6 +343,8 @@ class Worker(_Section):
     """Memory of each GPU that the settings are made for, GiB. Only `promptmill worker --dry-run` looks at it."""
     scripted_models: Annotated[tuple[str, ...], Field(min_length=1)] = ("scripted",)
     """Models that the scripted engine serves together, as a JSON list: it plays a base model and its adapters."""
+    scripted_capacity: Count = 256
+    """Requests that the scripted engine runs together. As many as a worker with vLLM does."""
     waiting_requests: Count = 64
     """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
     the time they wait counts as theirs."""

@@ -1,10 +1,9 @@
 """The one writer of a worker: outcomes of all its shards, results and counters, go to Postgres in one COMMIT."""
 
-import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 
 from sqlalchemy import Engine
 
@@ -17,7 +16,6 @@ from workers.window import ShardRun
 log = telemetry.get_logger(__name__)
 
 RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0)
-_STOP = None
 Item = tuple[ShardRun, Outcome, bool]
 
 
@@ -42,40 +40,41 @@ class Writer(threading.Thread):
         self._engine = engine
         self._flush_outcomes, self._flush_seconds = flush_outcomes, flush_seconds
         self._report_written, self._report_lost = written, lost
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._items: deque[Item] = deque()
+        self._some, self._due = threading.Event(), threading.Event()
+        self._closing = False
 
     def put(self, run: ShardRun, outcome: Outcome, last: bool) -> None:  # noqa: FBT001  the window's sink
         """Queue one outcome. `last`: the shard has no other under way, so do not wait for more."""
-        self._queue.put((run, outcome, last))
+        self._items.append((run, outcome, last))
+        # The thread is not woken for each outcome: two threads that pass Python's lock to and fro halve the speed.
+        if not self._some.is_set():
+            self._some.set()
+        if last or len(self._items) >= self._flush_outcomes:
+            self._due.set()
 
     def close(self) -> None:
         """Write what is queued, then end the thread."""
-        self._queue.put(_STOP)
+        self._closing = True
+        self._some.set()
+        self._due.set()
         self.join()
 
     def run(self) -> None:
-        stopping = False
-        while not stopping:
-            items, stopping = self._gather()
-            if items:
+        while self._items or not self._closing:
+            for items in self._gather():
                 self._flush(items)
 
-    def _gather(self) -> tuple[list[Item], bool]:
-        if (first := self._queue.get()) is _STOP:
-            return [], True
-        items = [first]
-        deadline = time.monotonic() + self._flush_seconds
-        while len(items) < self._flush_outcomes:
-            # After a shard's last outcome, take only what is there already.
-            timeout = 0 if items[-1][2] else deadline - time.monotonic()
-            try:
-                item = self._queue.get(block=timeout > 0, timeout=max(timeout, 0) or None)
-            except queue.Empty:
-                break
-            if item is _STOP:
-                return items, True
-            items.append(item)
-        return items, False
+    def _gather(self) -> Iterator[list[Item]]:
+        """Wait until outcomes are due; yield all that are there, as many at a time as one transaction takes."""
+        self._some.wait()
+        self._due.wait(self._flush_seconds)
+        self._some.clear()
+        self._due.clear()
+        # What is put from here on sets the events again.
+        items = [self._items.popleft() for _ in range(len(self._items))]
+        for start in range(0, len(items), self._flush_outcomes):
+            yield items[start : start + self._flush_outcomes]
 
     def _flush(self, items: list[Item]) -> None:
         waiting: dict[ShardRun, list[Outcome]] = defaultdict(list)

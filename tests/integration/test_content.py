@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import services
-from payloads import jsonl, request
+from payloads import jsonl, numbered, request
 from web import no_reader_left
 
 from jobs import content
@@ -19,6 +19,26 @@ def test_pages_are_small_however_long_the_lines_are(domain: Any, monkeypatch: py
     assert b"".join(pages) == data
     assert len(pages) > 5
     assert max(len(page) for page in pages) < 10_000 + 31_000
+
+
+def lines_read(domain: Any) -> int:
+    """Return how many rows of `lines` Postgres has read so far. A session's are counted when it has ended."""
+    domain.engine.dispose()
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    services.wait_until(lambda: not domain.execute(f"{others} AND backend_type = 'client backend'"), "they end", 10)
+    (row,) = domain.execute(
+        "SELECT idx_tup_fetch + seq_tup_read AS rows FROM pg_stat_user_tables WHERE relname = 'lines'"
+    )
+    return int(row.rows)
+
+
+def test_a_page_reads_little_more_than_its_own_lines(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page once read all lines to the end of the file: a download took the square of its lines."""
+    monkeypatch.setattr("jobs.content.MAX_PAGE_LINES", 50)
+    source = content.Source(domain.upload(numbered(2_000)))
+    before = lines_read(domain)
+    assert len(list(content.stream(domain.engine, source))) == 40
+    assert 2_000 <= lines_read(domain) - before < 4_000
 
 
 def test_no_transaction_is_open_between_pages(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:

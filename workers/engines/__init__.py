@@ -9,7 +9,9 @@ def make(settings: Worker) -> Engine:
     if settings.engine == "scripted":
         from workers.engines.scripted import ScriptedEngine
 
-        return ScriptedEngine(settings.scripted_models, stall_seconds=settings.stall_seconds)
+        return ScriptedEngine(
+            settings.scripted_models, capacity=settings.scripted_capacity, stall_seconds=settings.stall_seconds
+        )
     if settings.engine == "vllm":
         from workers.engines.vllm import VllmEngine
 

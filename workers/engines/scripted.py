@@ -2,7 +2,7 @@
 
 The first word of the last message (or of the prompt, or of the first input) decides:
 
-    SLEEP <seconds> ...     answers after a while
+    SLEEP <seconds> ...     answers after a while, one of its capacity meanwhile
     REJECT ...              is refused with 400
     ERROR ...               raises an error that no engine should
     HANG                    never answers, and makes no progress
@@ -31,16 +31,15 @@ from jobs.errors import EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from workers.engines.base import Body, ProgressWatch
 
-CAPACITY = 256
-
 
 class ScriptedEngine:
     """Obeys."""
 
     name = "scripted"
 
-    def __init__(self, models: Sequence[str], *, stall_seconds: float) -> None:
-        self._models = models
+    def __init__(self, models: Sequence[str], *, capacity: int = 256, stall_seconds: float) -> None:
+        self._models, self._capacity = models, capacity
+        self._places = asyncio.Semaphore(capacity)
         self._progress = ProgressWatch(stall_seconds)
 
     async def start(self) -> None:
@@ -53,7 +52,7 @@ class ScriptedEngine:
         return [CHAT, COMPLETIONS, EMBEDDINGS]
 
     def capacity(self) -> int:
-        return CAPACITY
+        return self._capacity
 
     def takes_images(self) -> bool:
         return True
@@ -62,7 +61,8 @@ class ScriptedEngine:
         text = _prompt(endpoint, body)
         with self._progress:
             if action := _ACTIONS.get(text.split(" ", 1)[0]):
-                await action(text)
+                async with self._places:
+                    await action(text)
             self._progress.advance()
         return _embeddings(body) if endpoint == EMBEDDINGS else _response(endpoint, body, text)
 
@@ -93,7 +93,7 @@ def _seen(url: str) -> str:
 
 
 def _response(endpoint: str, body: Body, text: str) -> Body:
-    words = len(text.split())
+    words = text.count(" ") + 1
     stops = body.get("stop") or ()
     met = next((stop for stop in ([stops] if isinstance(stops, str) else stops) if stop in text), None)
     text = text.partition(met)[0] if met else text

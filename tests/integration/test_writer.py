@@ -1,0 +1,113 @@
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import services
+
+from jobs.leases import Lease
+from jobs.outcomes import success
+from workers.window import ShardRun
+from workers.writer import Writer
+
+FAR = float("inf")
+
+
+class Reports:
+    """A writer and what it said."""
+
+    def __init__(self, domain: Any, flush_seconds: float) -> None:
+        self.written: list[tuple[ShardRun, int]] = []
+        self.lost: list[ShardRun] = []
+        self.writer = Writer(
+            domain.engine,
+            flush_outcomes=4,
+            flush_seconds=flush_seconds,
+            written=lambda *item: self.written.append(item),
+            lost=self.lost.append,
+        )
+        self.writer.start()
+
+    def put(self, run: ShardRun, *lines: int, last: bool = False) -> None:
+        for line_no in lines:
+            self.writer.put(run, success(line_no, f"row-{line_no - 1}", {}), last and line_no == lines[-1])
+
+    def count(self) -> int:
+        return sum(count for _, count in self.written)
+
+
+@pytest.fixture
+def started(domain: Any) -> Iterator[Callable[[float], Reports]]:
+    made: list[Reports] = []
+
+    def start(flush_seconds: float) -> Reports:
+        made.append(Reports(domain, flush_seconds))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.writer.close()
+
+
+def leased(domain: Any, count: int) -> ShardRun:
+    lease: Lease = domain.claim(domain.shards(domain.new_batch(count))[0].id)
+    return ShardRun(lease, deque(), lease_deadline=FAR, start_deadline=FAR)
+
+
+def stored(domain: Any) -> list[int]:
+    return [row.line_no for row in domain.execute("SELECT line_no FROM results ORDER BY line_no")]
+
+
+# With a pause as long as this, only what else makes outcomes due can write them in time.
+NEVER = 3_600.0
+
+
+def test_a_shards_last_outcome_takes_those_before_it_along(domain: Any, started: Any) -> None:
+    run, reports = leased(domain, 3), started(NEVER)
+    reports.put(run, 1, 2, 3, last=True)
+    services.wait_until(lambda: reports.count() == 3, "all are written")
+    assert stored(domain) == [1, 2, 3]
+    assert not reports.lost
+
+
+def test_outcomes_are_written_when_a_transaction_is_full(domain: Any, started: Any) -> None:
+    run, reports = leased(domain, 10), started(NEVER)
+    reports.put(run, 1, 2, 3, 4)
+    services.wait_until(lambda: reports.count() == 4, "the first transaction is written")
+    reports.put(run, 5, 6, 7, 8)
+    services.wait_until(lambda: reports.count() == 8, "the second one too")
+    assert all(count <= 4 for _, count in reports.written)
+
+
+def test_a_single_outcome_is_written_after_the_pause(domain: Any, started: Any) -> None:
+    run, reports = leased(domain, 3), started(0.05)
+    reports.put(run, 1)
+    services.wait_until(lambda: reports.count() == 1, "it is written")
+
+
+def test_closing_writes_what_waits(domain: Any, started: Any) -> None:
+    run, reports = leased(domain, 10), started(NEVER)
+    reports.put(run, 1, 2, 3)
+    reports.writer.close()
+    assert stored(domain) == [1, 2, 3]
+
+
+def test_several_shards_end_in_one_transaction(domain: Any, started: Any) -> None:
+    runs, reports = [leased(domain, 2), leased(domain, 2)], started(NEVER)
+    reports.put(runs[0], 1, 2)
+    reports.put(runs[1], 1, 2, last=True)
+    services.wait_until(lambda: reports.count() == 4, "both are written")
+    states = domain.execute("SELECT state, completed FROM shards")
+    assert [(row.state, row.completed) for row in states] == [("done", 2), ("done", 2)]
+    reasons = domain.execute("SELECT end_reason FROM attempts")
+    assert [row.end_reason for row in reasons] == ["done", "done"]
+
+
+def test_of_two_shards_the_one_that_was_lost_is_reported(domain: Any, started: Any) -> None:
+    kept, lost, reports = leased(domain, 2), leased(domain, 2), started(NEVER)
+    domain.execute("UPDATE shards SET lease_token = lease_token + 1 WHERE id = :id", id=lost.lease.shard_id)
+    reports.put(lost, 1, 2)
+    reports.put(kept, 1, 2, last=True)
+    services.wait_until(lambda: reports.count() == 4, "both are reported")
+    assert reports.lost == [lost]
+    assert domain.execute("SELECT count(*) AS rows FROM results")[0].rows == 2
