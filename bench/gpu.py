@@ -283,6 +283,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scenarios", default="G1", help=f"of {', '.join(SCENARIOS)}; with ':rows:rounds' of its own")
+    parser.add_argument("--wait", type=float, default=0, help="seconds to wait for more scenarios (see `plan`)")
     parser.add_argument("--worker-python", default=".venv-vllm/bin/python", help="command of the worker's Python")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
@@ -298,7 +299,7 @@ def main() -> None:
                 sdk = OpenAI(base_url=stack.base_url, api_key=stack.key(), max_retries=0)
                 lab = Lab(stack, sdk, orders, options.out, options.sequences + 64)
                 warm_up(lab)
-                for asked in options.scenarios.split(","):
+                for asked in plan(options):
                     name, *more = asked.split(":")
                     given = [*map(int, more), *[options.rows, options.rounds][len(more) :]]
                     SCENARIOS[name](lab, *given)
@@ -308,11 +309,29 @@ def main() -> None:
                 (options.out / log.name).write_bytes(log.read_bytes()[-200_000:])
 
 
+def plan(options: argparse.Namespace) -> Iterator[str]:
+    """Yield the scenarios asked for, then those that appear as lines of `OUT/more`, until none has for a while.
+
+    Loading a large model takes minutes; what comes next may depend on what came out.
+    """
+    yield from options.scenarios.split(",")
+    more, done = options.out / "more", 0
+    until = time.monotonic() + options.wait
+    while time.monotonic() < until:
+        lines = more.read_text().splitlines() if more.exists() else []
+        if len(lines) == done:
+            time.sleep(1)
+            continue
+        yield lines[done]
+        done, until = done + 1, time.monotonic() + options.wait
+
+
 def warm_up(lab: Lab) -> None:
-    """Let every kernel be compiled and every path be taken before anything counts."""
-    file = lab.file("labelling", 32)
-    ours(lab, "warm-up", [file])
-    bare(lab, "warm-up", file)
+    """Let every kernel be compiled, every table be made and every path be taken before anything counts."""
+    for schemas in (0, 1):
+        file = lab.file("labelling", 32, schemas)
+        ours(lab, "warm-up", [file])
+        bare(lab, "warm-up", file)
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -348,8 +348,11 @@ class Worker(_Section):
     waiting_requests: Count = 64
     """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
     the time they wait counts as theirs."""
-    max_shards: Count = 8
-    """Most shards held at once. They must cover the engine's window: about window / shards.max_requests + 2."""
+    full_shards: Count = 8
+    """Shards held at once in any case. They must cover the engine's window: about window / shards.max_requests + 2."""
+    max_shards: Count = 64
+    """Most shards held at once, a thread each. More than `full_shards` are held only while fewer rows wait than the
+    engine takes at once: the engine is to be as busy with many small batches as with a large one."""
     request_timeout_seconds: Seconds = 600
     """Longest time one request may run, seconds; then it fails alone with `request_timeout`."""
     stall_seconds: Seconds = 100

@@ -7,12 +7,13 @@ gemma3          Gemma 3 with image tower, two small layers, random weights, and 
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,7 +30,11 @@ IMAGE_TOKENS = {
     "eoi_token": "<end_of_image>",
 }
 GEMMA_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for message in messages %}"
+    # As Gemma's own does.
+    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
     "{% if part.type == 'image' %}<start_of_image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -74,6 +79,8 @@ def lora(folder: Path, base: Path) -> None:
 
 def gemma3(folder: Path, base: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(base, extra_special_tokens=IMAGE_TOKENS)
+    # vLLM sets an image apart with Gemma's own tokens for lines.
+    tokenizer.add_tokens(["\n" * count for count in range(1, 5)])
     tokenizer.add_special_tokens({"additional_special_tokens": list(IMAGE_TOKENS.values())})
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in IMAGE_TOKENS.items()}
     text = {
@@ -98,6 +105,7 @@ def gemma3(folder: Path, base: Path) -> None:
         "num_attention_heads": 2,
         "image_size": 56,
         "patch_size": 14,
+        "vision_use_head": False,
     }
     config = Gemma3Config(
         text_config=text,
@@ -109,9 +117,18 @@ def gemma3(folder: Path, base: Path) -> None:
     )
     torch.manual_seed(SEED)
     Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    weights = {_as_published(name): weight for name, weight in load_file(folder / "model.safetensors").items()}
+    # It starts with zeros, blind.
+    torch.nn.init.normal_(weights["multi_modal_projector.mm_input_projection_weight"], std=0.1)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     images = Gemma3ImageProcessor(size={"height": 56, "width": 56})
     tokenizer.chat_template = GEMMA_TEMPLATE
     Gemma3Processor(images, tokenizer, chat_template=GEMMA_TEMPLATE, image_seq_length=4).save_pretrained(folder)
+
+
+def _as_published(name: str) -> str:
+    """Return the name of a weight in Gemma 3's own files, which vLLM reads."""
+    return re.sub(r"^vision_tower\.(?!vision_model)", "vision_tower.vision_model.", name)
 
 
 def main(folder: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -35,6 +36,10 @@ log = telemetry.get_logger(__name__)
 EXIT_ENGINE_DEAD = 70
 # What a dying worker gives its threads to hand their shards back.
 LAST_WORDS_SECONDS = 5.0
+# How often a thread that waits for room looks by itself; the end of a shard wakes it.
+ROOM_SECONDS = 0.05
+# Connections to Postgres: claims go one at a time, the writer has one, several shards may end at once.
+TALKERS = 10
 
 
 class Runtime:
@@ -45,14 +50,19 @@ class Runtime:
         self._settings = settings
         self._engine = engines.make(settings.worker)
         url = settings.database_url.get_secret_value()
-        self._database = db.make_engine(url, connections=settings.worker.max_shards + 2 + READERS)
+        self._database = db.make_engine(url, connections=TALKERS + READERS)
         self._heartbeats = db.make_engine(url, connections=1)
         self._loop = asyncio.new_event_loop()
         self._slots = threading.Semaphore(settings.worker.max_shards)
         self._draining = threading.Event()
         self._poll_now = threading.Event()
         self._dying = threading.Lock()
-        self._held: set[leases.Held] = set()
+        self._claiming = threading.Lock()
+        self._freed = threading.Condition()
+        # Shards held that a hint named.
+        self._hinted: set[leases.Held] = set()
+        # Rows of each shard held that the window does not know yet.
+        self._held: dict[leases.Held, int] = {}
 
     def start(self) -> None:
         """Load the model and make this worker known. Nothing is claimed before this returns.
@@ -118,9 +128,42 @@ class Runtime:
     def run_shard(self, shard_id: str) -> dict[str, Any]:
         """Run a shard that a hint named, to its end. Return what Flower is to show: ids and counts."""
         with self._slots:
+            taken = self._take(lambda: self._claim(shard_id))
+            if taken is None:
+                return {"claimed": False}
+            self._hinted.add(taken[0].held)
+            return self._run_lease(*taken)
+
+    def may_hear(self, hints: int) -> bool:
+        """Tell whether another hint may be taken out of Redis, where `hints` are taken and not done with.
+
+        What a hint stands for is not known before the claim, so each counts as a full shard until then.
+        """
+        return self._has_room(coming=hints - len(self._hinted))
+
+    def _has_room(self, coming: int = 0) -> bool:
+        """Tell whether another shard may be claimed.
+
+        Some are held in any case. More are, as long as they are so small that the engine would soon be idle.
+        """
+        held = list(self._held.values())
+        if len(held) + coming < self._settings.worker.full_shards:
+            return True
+        waiting = sum(held) + sum(len(run.rows) for run in self._window.runs())
+        return waiting + coming * self._settings.shards.max_requests < self._window.size
+
+    def _take(self, claim: Callable[[], Lease | None]) -> tuple[Lease, float] | None:
+        """Claim as soon as there is room, one at a time; return the lease and when it was asked for."""
+        with self._claiming:
+            with self._freed:
+                while not (self._draining.is_set() or self._has_room()):
+                    self._freed.wait(ROOM_SECONDS)
             started = time.monotonic()
-            lease = None if self._draining.is_set() else self._claim(shard_id)
-            return self._run_lease(lease, started) if lease else {"claimed": False}
+            lease = None if self._draining.is_set() else claim()
+            if lease is None:
+                return None
+            self._held[lease.held] = lease.remaining
+            return lease, started
 
     def _claim(self, shard_id: str) -> Lease | None:
         with db.transaction(self._database) as connection:
@@ -146,16 +189,15 @@ class Runtime:
 
     def _poll_one(self, pool: ThreadPoolExecutor) -> bool:
         """Claim the next shard and run it on `pool`; the caller's slot goes with it, or is given back."""
-        started = time.monotonic()
         try:
-            lease = None if self._draining.is_set() else self._claim_next()
+            taken = self._take(self._claim_next) if self._has_room() else None
         except BaseException:
             self._slots.release()
             raise
-        if lease is None:
+        if taken is None:
             self._slots.release()
             return False
-        pool.submit(self._run_polled, lease, started)
+        pool.submit(self._run_polled, *taken)
         return True
 
     def _claim_next(self) -> Lease | None:
@@ -174,16 +216,19 @@ class Runtime:
     # Running one.
 
     def _run_lease(self, lease: Lease, started: float) -> dict[str, Any]:
-        self._held.add(lease.held)
         try:
             return self._run_to_end(lease, started)
         finally:
-            self._held.discard(lease.held)
+            del self._held[lease.held]
+            self._hinted.discard(lease.held)
+            with self._freed:
+                self._freed.notify_all()
 
     def _run_to_end(self, lease: Lease, started: float) -> dict[str, Any]:
         run = self._load(lease, started)
         rows = len(run.rows)
         self._window.add(run)
+        self._held[lease.held] = 0
         if self._draining.is_set():
             self._window.end(run, Ending.LET_GO, abort=False)
         run.ended.wait()

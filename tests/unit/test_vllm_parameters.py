@@ -496,6 +496,18 @@ def test_placeholders_are_those_that_the_model_names(config: dict[str, Any], fou
     assert vllm_parameters.placeholders(config, lambda token: f"<{token}>") == {token: f"<{token}>" for token in found}
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+TEXT = {"type": "text", "text": "hi"}
+
+
+def test_the_first_image_too_many_is_named() -> None:
+    turns = [{"role": "user", "content": content} for content in ([TEXT, IMAGE], "hi", [IMAGE, TEXT, IMAGE])]
+    assert asked(VllmChat, Rules(images=3), messages=turns)
+    error = rejection(VllmChat, Rules(images=2), messages=turns)
+    assert (error.param, error.code) == ("messages.2.content.2", "invalid_value")
+    assert rejection(VllmChat, Rules(), messages=turns).param == "messages.0.content.1"
+
+
 def test_a_chat_is_put_to_vllm_in_its_own_words() -> None:
     body: dict[str, Any] = {
         "max_tokens": 5,

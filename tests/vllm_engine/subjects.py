@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ class Subject:
     def __init__(self, *, stall_seconds: float = 60, **settings: Any) -> None:
         self.loop = asyncio.new_event_loop()
         vllm = ON_CPU.model_copy(update=settings)
-        self.engine: Any = self.do(self._make(Worker(engine="vllm", vllm=vllm, stall_seconds=stall_seconds)))
+        try:
+            self.engine: Any = self.do(self._make(Worker(engine="vllm", vllm=vllm, stall_seconds=stall_seconds)))
+        except BaseException:
+            self.loop.close()
+            raise
 
     @staticmethod
     async def _make(settings: Worker) -> Any:
@@ -46,15 +50,30 @@ class Subject:
 
 @contextmanager
 def started(**settings: Any) -> Iterator[Subject]:
+    """Start an engine; after the block nothing is left of it."""
     subject = Subject(**settings)
     try:
         yield subject
     finally:
+        family = [each for each in below(psutil.Process()) if "resource_tracker" not in " ".join(each.cmdline())]
         subject.do(subject.engine.stop())
         subject.loop.close()
+    _, left = psutil.wait_procs(family, timeout=20)
+    assert not left
+
+
+def below(process: psutil.Process) -> list[psutil.Process]:
+    return process.children(recursive=True)
+
+
+def is_core(process: psutil.Process) -> bool:
+    """Tell whether it is vLLM's engine core: it gives itself a name when it has started."""
+    with suppress(psutil.NoSuchProcess):
+        words = " ".join([process.name(), *process.cmdline()])
+        return "EngineCore" in words or "spawn_main" in words
+    return False
 
 
 def core() -> psutil.Process:
     """Return the process of this process' engine core."""
-    below = psutil.Process().children(recursive=True)
-    return next(process for process in below if "EngineCore" in " ".join([process.name(), *process.cmdline()]))
+    return next(each for each in below(psutil.Process()) if is_core(each))

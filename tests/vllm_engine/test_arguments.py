@@ -15,6 +15,12 @@ argparse_utils = pytest.importorskip("vllm.utils.argparse_utils")
 arg_utils = pytest.importorskip("vllm.engine.arg_utils")
 
 
+@pytest.fixture(autouse=True)
+def _names_may_be_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off the net vLLM looks for the checkpoint already when it reads the arguments."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture(scope="module")
 def parser() -> Any:
     made = argparse_utils.FlexibleArgumentParser()

@@ -42,6 +42,8 @@ def subject() -> Iterator[Subject]:
         adapters={"smol-lora": CHECKPOINTS / "smollm2-lora"},
         tool_parser="hermes",
         allow_grammars=True,
+        # On CPUs, rows without an adapter get what is in the last place beside rows that have one; so it is left empty.
+        arguments={"max-loras": 2},
         stall_seconds=STALL_SECONDS,
     ) as made:
         yield made
@@ -176,7 +178,7 @@ def test_the_bound_of_an_answer(prompt: int, asked: int | None, refuse: bool, bo
 
 def test_an_answer_may_be_clamped_instead(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject.engine.llm, "long_answers", "clamp")
-    answer = subject.chat("Count.", max_tokens=5_000, ignore_eos=True)
+    answer = subject.chat("one two three four five " * 92, max_tokens=5_000, ignore_eos=True)
     usage = answer["usage"]
     assert usage["total_tokens"] == 512
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -205,7 +207,7 @@ def test_a_hung_engine_is_found_and_one_that_goes_on_is_well(subject: Subject) -
 
     async def hang() -> None:
         row = asyncio.create_task(
-            subject.engine.run(CHAT, {"model": "smol", "messages": QUESTION, "max_tokens": 200, "ignore_eos": True})
+            subject.engine.run(CHAT, {"model": "smol", "messages": QUESTION, "max_tokens": 60, "ignore_eos": True})
         )
         await asyncio.sleep(0.5)
         process.send_signal(signal.SIGSTOP)
@@ -215,7 +217,7 @@ def test_a_hung_engine_is_found_and_one_that_goes_on_is_well(subject: Subject) -
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
         process.send_signal(signal.SIGCONT)
-        assert (await row)["usage"]["completion_tokens"] == 200
+        assert (await row)["usage"]["completion_tokens"] == 60
         assert subject.engine.healthy()
 
     subject.do(hang())

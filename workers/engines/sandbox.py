@@ -32,7 +32,10 @@ MAX_REASON_CHARS = 200
 MAX_TEXT_CHARS = 1_000_000
 
 # The settings of the service, with its secrets, are no business of the child's; nor is the device.
-_PASSED_ON = ("PATH", "HOME", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_LIBRARIES = ("PATH", "HOME", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+# Where a tokenizer is that came from the Hub.
+_CACHES = ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
+_PASSED_ON = (*_LIBRARIES, *_CACHES)
 _SURROUNDINGS = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -19,11 +19,11 @@ from typing import Any
 import msgspec
 
 from jobs import telemetry
-from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
+from jobs.errors import ConfigurationError, EngineFatal
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import Vllm
-from workers.engines import vllm_arguments, vllm_parameters, vllm_processes
-from workers.engines.base import PROMPT_OF, Body, ProgressWatch
+from workers.engines import vllm_arguments, vllm_errors, vllm_parameters, vllm_processes
+from workers.engines.base import Body, ProgressWatch
 from workers.engines.sandbox import Sandbox
 
 # Read by vLLM when it is imported, which is the next thing.
@@ -50,18 +50,20 @@ class VllmEngine:
         # The prefix cache lives and dies with this process, so its secret does too.
         self._secret = secrets.token_bytes(32)
         self.steps = Steps(self._progress.advance)
-        self._sandbox = Sandbox(Path(settings.model), cpu_seconds=settings.compile_seconds)
+        self.llm: Any = None
+        self._sandbox: Sandbox | None = None
 
     async def start(self) -> None:
         arguments = vllm_arguments.serve_arguments(self._settings)
+        _check_there(self._settings.model)
         log.info("vllm_arguments", arguments=arguments)
         try:
-            await self._sandbox.start()
             await self._load(vllm_arguments.words(arguments))
-        except ConfigurationError:
-            raise
-        except (Exception, SystemExit) as error:
-            message = f"vLLM cannot load {self._settings.model}: {error}"
+        except BaseException as error:
+            await self.stop()
+            if isinstance(error, ConfigurationError) or not isinstance(error, Exception | SystemExit):
+                raise
+            message = f"vLLM cannot load {self._settings.model}: {vllm_errors.reason(error)}"
             raise ConfigurationError(message) from error
 
     async def _load(self, words: list[str]) -> None:
@@ -76,9 +78,18 @@ class VllmEngine:
         self.llm.long_answers = self._settings.long_answers
         self._rules = self._allow(config.model_config)
         self._limit = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        await self._guard(config.model_config)
         state = SimpleNamespace()
         await vllm_api.init_app_state(self.llm, state, given, await self.llm.get_supported_tasks())
         self._serving = _serving(state)
+
+    async def _guard(self, model: Any) -> None:
+        """Start the sandbox, with the engine's tokenizer; vLLM has fetched it by now if it was not on disk."""
+        self._sandbox = Sandbox(
+            Path(model.tokenizer), vocabulary=model.get_vocab_size(), cpu_seconds=self._settings.compile_seconds
+        )
+        if self._settings.task == "generate":
+            await self._sandbox.start()
 
     def _allow(self, model: Any) -> vllm_parameters.Rules:
         settings, tokenizer = self._settings, self.llm.get_tokenizer()
@@ -86,6 +97,7 @@ class VllmEngine:
             regex=settings.allow_grammars,
             grammar=settings.allow_grammars,
             tools=settings.tool_parser is not None,
+            images=settings.images_per_request,
             vocabulary=model.get_vocab_size(),
             placeholders=vllm_parameters.placeholders(model.hf_config.to_dict(), tokenizer.convert_ids_to_tokens),
         )
@@ -114,6 +126,7 @@ class VllmEngine:
     async def _compile(self, asked: vllm_parameters.Asked) -> None:
         """Make sure that the engine can compile what the answer must match."""
         if isinstance(asked, vllm_parameters.VllmChat | vllm_parameters.VllmCompletion):
+            assert self._sandbox, "made when the model is loaded"
             for each in vllm_parameters.constraints(asked):
                 await self._sandbox.check(each.kind, each.text, param=each.param)
 
@@ -131,13 +144,14 @@ class VllmEngine:
         try:
             answer = await self._serving[endpoint](request)
         except NoRoom as error:
-            raise _too_long(error.args[0], endpoint) from None
+            raise vllm_errors.too_long(error.args[0], endpoint) from None
         except vllm_api.EngineDeadError as error:
             raise EngineFatal from error
         except vllm_api.VLLMValidationError as error:
-            raise _invalid(error, endpoint, self.llm.model_config.max_model_len) from None
+            raise vllm_errors.invalid(error, endpoint, self.llm.model_config.max_model_len) from None
         except Exception as error:  # noqa: BLE001  vLLM's server makes answers of them too
             answer = vllm_api.create_error_response(error)
+            answer.error.param = answer.error.param or vllm_errors.blamed_template(error, endpoint)
         if not isinstance(answer, vllm_api.ErrorResponse):
             return answer
         if (task := asyncio.current_task()) and task.cancelling():
@@ -145,14 +159,16 @@ class VllmEngine:
             raise asyncio.CancelledError
         if self.llm.errored:
             raise EngineFatal
-        raise _rejection(answer)
+        raise vllm_errors.rejection(answer, endpoint)
 
     def healthy(self) -> bool:
         return self._progress.healthy()
 
     async def stop(self) -> None:
-        await self._sandbox.stop()
-        self.llm.shutdown()
+        if self._sandbox:
+            await self._sandbox.stop()
+        if self.llm:
+            self.llm.shutdown()
 
 
 class Steps:
@@ -194,6 +210,9 @@ class _FrontEnd(vllm_api.AsyncLLM):  # type: ignore[misc]  # vLLM is not there w
 
     long_answers = "refuse"
 
+    def __del__(self) -> None:
+        """`VllmEngine.stop` has ended it. At the end of the interpreter vLLM's own finds its functions gone."""
+
     async def generate(self, prompt: Any, sampling_params: Any, *rest: Any, **more: Any) -> AsyncIterator[Any]:
         tokens, context = len(prompt["prompt_token_ids"]), self.model_config.max_model_len
         bound = _bound(tokens, _asked.get(), context, refuse=self.long_answers == "refuse")
@@ -220,6 +239,13 @@ def _bound(prompt: int, asked: int | None, context: int, *, refuse: bool) -> int
     return min(room, asked or room)
 
 
+def _check_there(model: str) -> None:
+    """VLLM takes a path with nothing behind it for an odd name on the Hub."""
+    if model.startswith(("/", "./", "../")) and not Path(model).exists():
+        message = f"There is no checkpoint at {model}."
+        raise ConfigurationError(message)
+
+
 def _serving(state: Any) -> dict[str, Serve]:
     """Return what serves each endpoint; a model is loaded for some of them. Scores are made of embeddings."""
     chat, completion = (getattr(state, f"openai_serving_{name}", None) for name in ("chat", "completion"))
@@ -242,20 +268,3 @@ def _body(answer: Any) -> Body:
     """Return what `vllm serve` would send. Pooling answers are put together as responses already."""
     body: Body = answer.model_dump() if hasattr(answer, "model_dump") else msgspec.json.decode(answer.body)
     return body
-
-
-def _rejection(answer: Any) -> RequestRejected:
-    error = answer.error
-    return RequestRejected(error.message, status_code=int(error.code), code="invalid_value", param=error.param)
-
-
-def _invalid(error: Any, endpoint: str, context: int) -> RequestRejected:
-    """Say what vLLM's front end found. It stops counting where the context ends, and far beyond does not begin to."""
-    if error.parameter not in ("input_tokens", "input_text"):
-        return RequestRejected(error.args[0], code="invalid_value", param=error.parameter)
-    found = f"at least {error.value} tokens" if error.parameter == "input_tokens" else f"{error.value} characters"
-    return _too_long(f"This model's context holds {context} tokens. The prompt has {found}.", endpoint)
-
-
-def _too_long(message: str, endpoint: str) -> RequestRejected:
-    return RequestRejected(message, code="context_length_exceeded", param=PROMPT_OF[endpoint])

@@ -1,9 +1,14 @@
 """What of vLLM the adapter uses, wherever the supported releases (0.26 to 0.33) keep it. They moved some of it."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from jobs.errors import ConfigurationError
+
+if find_spec("vllm") is None:
+    MISSING = "vLLM is not installed beside this worker: docs/gpu.md says how."
+    raise ConfigurationError(MISSING)
 
 
 def first(*places: str) -> Any:

@@ -28,7 +28,7 @@ from workers.engines.parameters import (
     Message,
     ResponseFormat,
 )
-from workers.engines.parts import TextPart
+from workers.engines.parts import ImagePart, TextPart
 from workers.engines.strict import Strict
 
 # Ours. A tool's schema counts as a part of one schema for all of them.
@@ -55,6 +55,8 @@ class Rules:
     """`structured_outputs.grammar`."""
     tools: bool = False
     """`tools`: whether the engine has a parser for the model's calls."""
+    images: int = 0
+    """Most images of a request."""
     vocabulary: int = 0
     """Token ids in an `input` of embeddings must be below it; with 0 there may be none."""
     placeholders: Mapping[int, str] = field(default_factory=dict)
@@ -317,6 +319,18 @@ def _check_tools(asked: VllmChat) -> None:
         _require(False, "tools", str(error))  # noqa: FBT003
 
 
+def _check_images(asked: VllmChat, rules: Rules) -> None:
+    """VLLM counts them too, and does not say which is one too many."""
+    places = [
+        f"messages.{number}.content.{position}"
+        for number, turn in enumerate(asked.messages)
+        for position, part in enumerate(turn.content if isinstance(turn.content, list) else ())
+        if isinstance(part, ImagePart)
+    ]
+    if len(places) > rules.images:
+        _require(False, places[rules.images], f"a request has {rules.images} images at most")  # noqa: FBT003
+
+
 def _definitions(tools: list[Tool]) -> dict[str, Any]:
     """Return the `$defs` of all tools, which vLLM puts together."""
     shared: dict[str, Any] = {}
@@ -356,6 +370,7 @@ def check(kind: type[Kind], body: Body, rules: Rules) -> Kind:
         _check_generation(asked)
     if isinstance(asked, VllmChat):
         _check_tools(asked)
+        _check_images(asked, rules)
     _check_token_ids(asked, rules)
     _check_texts(asked, rules)
     return asked

@@ -2,16 +2,20 @@
 
 vLLM's engine core is a process, and so is each further GPU. If this worker is killed with SIGKILL they would go on and
 keep the GPU (vllm#55510). vLLM loads its plugins (entry points `vllm.general_plugins`) in each of its processes; ours
-asks the kernel to end the process with its parent.
+asks the kernel to end the process with its parent, and keeps what clients sent out of the logs.
 """
 
 import ctypes
+import logging
 import os
 import signal
 
 # The worker's process id, for the processes below it.
 WORKER_VARIABLE = "MILL_WORKER_PID"
 PR_SET_PDEATHSIG = 1
+
+# They write parameters of requests: a chat template that refused one, and an engine core that died of one.
+_TALKATIVE = ("vllm.renderers.hf", "vllm.logging_utils.dump_input")
 
 
 def prepare() -> None:
@@ -27,8 +31,19 @@ def prepare() -> None:
     os.environ.setdefault("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "1024")
 
 
+def plugin() -> None:
+    """What vLLM calls in each of its processes.
+
+    An engine core comes to it when its worker has greeted it. One whose worker is killed in the seconds before that
+    holds no memory of a GPU yet, and gives up after five minutes (vLLM's `HANDSHAKE_TIMEOUT_MINS`).
+    """
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    end_with_parent()
+
+
 def end_with_parent() -> None:
-    """The plugin: end this process when its parent ends, however that ends. Nothing happens in the worker itself."""
+    """End this process when its parent ends, however that ends. Nothing happens in the worker itself."""
     worker = os.environ.get(WORKER_VARIABLE)
     if worker is None or int(worker) == os.getpid():
         return
