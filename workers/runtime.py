@@ -61,8 +61,9 @@ class Runtime:
         self._freed = threading.Condition()
         # Shards held that a hint named.
         self._hinted: set[leases.Held] = set()
-        # Rows of each shard held that the window does not know yet.
-        self._held: dict[leases.Held, int] = {}
+        self._held: set[leases.Held] = set()
+        # Rows of those that the window does not know yet.
+        self._coming: dict[leases.Held, int] = {}
 
     def start(self) -> None:
         """Load the model and make this worker known. Nothing is claimed before this returns.
@@ -146,10 +147,9 @@ class Runtime:
 
         Some are held in any case. More are, as long as they are so small that the engine would soon be idle.
         """
-        held = list(self._held.values())
-        if len(held) + coming < self._settings.worker.full_shards:
+        if len(self._held) + coming < self._settings.worker.full_shards:
             return True
-        waiting = sum(held) + sum(len(run.rows) for run in self._window.runs())
+        waiting = sum(list(self._coming.values())) + sum(len(run.rows) for run in self._window.runs())
         return waiting + coming * self._settings.shards.max_requests < self._window.size
 
     def _take(self, claim: Callable[[], Lease | None]) -> tuple[Lease, float] | None:
@@ -162,7 +162,8 @@ class Runtime:
             lease = None if self._draining.is_set() else claim()
             if lease is None:
                 return None
-            self._held[lease.held] = lease.remaining
+            self._coming[lease.held] = lease.remaining
+            self._held.add(lease.held)
             return lease, started
 
     def _claim(self, shard_id: str) -> Lease | None:
@@ -219,7 +220,8 @@ class Runtime:
         try:
             return self._run_to_end(lease, started)
         finally:
-            del self._held[lease.held]
+            self._held.discard(lease.held)
+            self._coming.pop(lease.held, None)
             self._hinted.discard(lease.held)
             with self._freed:
                 self._freed.notify_all()
@@ -228,7 +230,8 @@ class Runtime:
         run = self._load(lease, started)
         rows = len(run.rows)
         self._window.add(run)
-        self._held[lease.held] = 0
+        # After the window has heard of it.
+        self._loop.call_soon_threadsafe(self._coming.pop, lease.held, None)
         if self._draining.is_set():
             self._window.end(run, Ending.LET_GO, abort=False)
         run.ended.wait()
@@ -293,8 +296,10 @@ class Runtime:
         log.info("worker_stopped", worker_id=self.worker_id)
 
     async def _end(self) -> None:
-        await self._images.close()
-        await self._engine.stop()
+        try:
+            await self._images.close()
+        finally:
+            await self._engine.stop()
 
     def _die_soon(self) -> None:
         """The engine is dead: give the shards back while there is time, then end the process."""

@@ -157,6 +157,15 @@ def test_an_answer_that_does_not_fit_is_refused_with_the_numbers(subject: Subjec
     assert "512" in error.message and "500" in error.message and "33 in the prompt" in error.message
 
 
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+def test_an_answer_is_as_long_as_asked_whatever_vllm_takes_for_the_default(subject: Subject, endpoint: str) -> None:
+    prompt: dict[str, Any] = {"messages": QUESTION} if endpoint == CHAT else {"prompt": "Once upon a time"}
+    body = {"model": "smol", "max_tokens": 40, "temperature": 0, **prompt}
+    for more in ({"ignore_eos": True}, {"min_tokens": 40}):
+        usage = subject.run(endpoint, body | more)["usage"]
+        assert usage["completion_tokens"] == 40
+
+
 @pytest.mark.parametrize(
     ("prompt", "asked", "refuse", "bound"),
     [

@@ -82,5 +82,10 @@ class ProgressWatch:
         """Note that the engine did something. May be called from any thread."""
         self._last = time.monotonic()
 
+    @property
+    def busy(self) -> bool:
+        """Whether requests run."""
+        return self._running > 0
+
     def healthy(self) -> bool:
         return not self._running or time.monotonic() - self._last < self._stall_seconds

@@ -18,6 +18,7 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from jobs import telemetry
 from jobs.errors import ConfigurationError, EngineError, RequestRejected
@@ -80,6 +81,7 @@ class Sandbox:
         self._model, self._vocabulary = model, vocabulary
         self._limits = sandbox_child.Limits(cpu_seconds, wall_seconds, memory_bytes)
         self._turns = asyncio.Semaphore(parallel)
+        self._tenants: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._remembered = remembered
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._asked: dict[bytes, asyncio.Task[Verdict]] = {}
@@ -98,19 +100,20 @@ class Sandbox:
             message = f"The sandbox for JSON schemas does not start with the tokenizer in {self._model}: see its log."
             raise ConfigurationError(message) from error
 
-    async def check(self, kind: str, text: str, *, param: str) -> None:
+    async def check(self, kind: str, text: str, *, param: str, tenant: str = "") -> None:
         """Return if the engine can compile the text.
 
         Args:
             kind: `json` (a JSON schema), `regex` or `grammar` (EBNF).
             text: what the engine will be given.
             param: the parameter to blame.
+            tenant: who asks; one at a time of each, so that many slow texts of one hold up nobody else's.
 
         Raises:
             RequestRejected: it cannot, or not within the limits.
             EngineError: nobody knows; the request must not go on.
         """
-        verdict = await self._verdict(kind, text)
+        verdict = await self._verdict(kind, text, tenant)
         if verdict is not None:
             code = "invalid_json_schema" if kind == "json" else "invalid_value"
             raise RequestRejected(f"Invalid value for '{param}': it {verdict}.", code=code, param=param)
@@ -125,7 +128,7 @@ class Sandbox:
             await self._child.end()
             self._child = None
 
-    async def _verdict(self, kind: str, text: str) -> Verdict:
+    async def _verdict(self, kind: str, text: str, tenant: str) -> Verdict:
         if len(text) > MAX_TEXT_CHARS:
             return _LIMITS["memory"]
         key = hashlib.sha256(f"{kind}\0{text}".encode()).digest()
@@ -133,7 +136,7 @@ class Sandbox:
             self._verdicts.move_to_end(key)
             return self._verdicts[key]
         if key not in self._asked:
-            task = self._asked[key] = asyncio.create_task(self._compile(kind, text))
+            task = self._asked[key] = asyncio.create_task(self._in_turn(kind, text, tenant))
             task.add_done_callback(lambda done: self._remember(key, done))
         # Somebody who goes away takes nothing from the others.
         return await asyncio.shield(self._asked[key])
@@ -146,14 +149,17 @@ class Sandbox:
         if len(self._verdicts) > self._remembered:
             self._verdicts.popitem(last=False)
 
+    async def _in_turn(self, kind: str, text: str, tenant: str) -> Verdict:
+        async with self._tenants.setdefault(tenant, asyncio.Lock()), self._turns:
+            return await self._compile(kind, text)
+
     async def _compile(self, kind: str, text: str) -> Verdict:
-        async with self._turns:
-            for _ in range(2):
-                try:
-                    child = await self._running()
-                    return _words(await child.ask(kind, text))
-                except _ChildDied:
-                    log.warning("sandbox_died")
+        for _ in range(2):
+            try:
+                child = await self._running()
+                return _words(await child.ask(kind, text))
+            except _ChildDied:
+                log.warning("sandbox_died")
         message = "The sandbox for JSON schemas does not run."
         raise EngineError(message, code="engine_error")
 

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,7 +91,8 @@ def load(model: str, vocabulary: int) -> Compile:
         # One thread, so that processor seconds are what is counted and no process is started.
         compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
         compiled = {
-            "json": compiler.compile_json_schema,
+            # As the engine does, which is told `disable_any_whitespace`.
+            "json": partial(compiler.compile_json_schema, any_whitespace=False),
             "regex": compiler.compile_regex,
             "grammar": compiler.compile_grammar,
         }[kind](text)

@@ -33,8 +33,8 @@ from workers.engines import vllm_api  # noqa: E402
 
 log = telemetry.get_logger(__name__)
 
-# The most tokens that the answer of the request now being handed over may have, as its client has it.
-_asked: ContextVar[int | None] = ContextVar("asked", default=None)
+# The most and the fewest tokens of the answer of the request now being handed over, as its client has them.
+_asked: ContextVar[tuple[int | None, int]] = ContextVar("asked", default=(None, 0))
 
 Serve = Callable[[Any], Awaitable[Any]]
 
@@ -56,7 +56,7 @@ class VllmEngine:
     async def start(self) -> None:
         arguments = vllm_arguments.serve_arguments(self._settings)
         _check_there(self._settings.model)
-        log.info("vllm_arguments", arguments=arguments)
+        log.info("vllm_arguments", arguments={name: _shown(name, value) for name, value in arguments.items()})
         try:
             await self._load(vllm_arguments.words(arguments))
         except BaseException as error:
@@ -116,25 +116,25 @@ class VllmEngine:
 
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
         asked = vllm_parameters.check(_ASKED[endpoint], body, self._rules)
-        await self._compile(asked)
+        await self._compile(asked, tenant)
         request = self._request(endpoint, vllm_parameters.request(asked), tenant)
-        _asked.set(getattr(asked, "limit", None))
+        _asked.set((getattr(asked, "limit", None), getattr(asked, "min_tokens", None) or 0))
         with self._progress:
             answer = await self._serve(endpoint, request)
         return _body(answer)
 
-    async def _compile(self, asked: vllm_parameters.Asked) -> None:
+    async def _compile(self, asked: vllm_parameters.Asked, tenant: str) -> None:
         """Make sure that the engine can compile what the answer must match."""
         if isinstance(asked, vllm_parameters.VllmChat | vllm_parameters.VllmCompletion):
             assert self._sandbox, "made when the model is loaded"
             for each in vllm_parameters.constraints(asked):
-                await self._sandbox.check(each.kind, each.text, param=each.param)
+                await self._sandbox.check(each.kind, each.text, param=each.param, tenant=tenant)
 
     def _request(self, endpoint: str, payload: Body, tenant: str) -> Any:
-        """Return vLLM's request. The bound of the answer is not in it, but `_asked`: releases treat it differently."""
+        """Return vLLM's request. The bounds of the answer are in `_asked`, since releases treat them differently."""
         if endpoint == EMBEDDINGS:
             return vllm_api.EmbeddingCompletionRequest(**payload)
-        for name in ("max_tokens", "max_completion_tokens"):
+        for name in ("max_tokens", "max_completion_tokens", "min_tokens"):
             payload.pop(name, None)
         salt = hmac.digest(self._secret, tenant.encode(), hashlib.sha256).hex()
         kind = vllm_api.ChatCompletionRequest if endpoint == CHAT else vllm_api.CompletionRequest
@@ -162,7 +162,9 @@ class VllmEngine:
         raise vllm_errors.rejection(answer, endpoint)
 
     def healthy(self) -> bool:
-        return self._progress.healthy()
+        # Rows that run learn by themselves that the core is dead, and give their shards back.
+        died_idle = self.llm.errored and not self._progress.busy
+        return self._progress.healthy() and not died_idle
 
     async def stop(self) -> None:
         if self._sandbox:
@@ -215,8 +217,12 @@ class _FrontEnd(vllm_api.AsyncLLM):  # type: ignore[misc]  # vLLM is not there w
 
     async def generate(self, prompt: Any, sampling_params: Any, *rest: Any, **more: Any) -> AsyncIterator[Any]:
         tokens, context = len(prompt["prompt_token_ids"]), self.model_config.max_model_len
-        bound = _bound(tokens, _asked.get(), context, refuse=self.long_answers == "refuse")
-        sampling_params.max_tokens = min(sampling_params.max_tokens or bound, bound)
+        (most, fewest) = _asked.get()
+        bound = _bound(tokens, most, context, refuse=self.long_answers == "refuse")
+        if most is None:
+            # What vLLM or the checkpoint takes for the default.
+            bound = min(sampling_params.max_tokens or bound, bound)
+        sampling_params.max_tokens, sampling_params.min_tokens = bound, min(fewest, bound)
         async for output in super().generate(prompt, sampling_params, *rest, **more):
             yield output
 
@@ -237,6 +243,10 @@ def _bound(prompt: int, asked: int | None, context: int, *, refuse: bool) -> int
         message = f"This model's context holds {context} tokens. The request has {wanted}."
         raise NoRoom(message)
     return min(room, asked or room)
+
+
+def _shown(name: str, value: Any) -> Any:
+    return "..." if "token" in name.split("-") or "key" in name.split("-") else value
 
 
 def _check_there(model: str) -> None:

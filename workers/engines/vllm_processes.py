@@ -14,8 +14,15 @@ import signal
 WORKER_VARIABLE = "MILL_WORKER_PID"
 PR_SET_PDEATHSIG = 1
 
-# They write parameters of requests: a chat template that refused one, and an engine core that died of one.
-_TALKATIVE = ("vllm.renderers.hf", "vllm.logging_utils.dump_input")
+# They write what clients sent, or what models answered: a chat template that refused a request, an engine core that
+# died of one, parsers of calls and of reasoning.
+_TALKATIVE = (
+    "vllm.renderers.hf",
+    "vllm.logging_utils.dump_input",
+    "vllm.parser",
+    "vllm.reasoning",
+    "vllm.tool_parsers",
+)
 
 
 def prepare() -> None:

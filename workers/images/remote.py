@@ -22,6 +22,7 @@ class Remote:
     def __init__(self, settings: Images) -> None:
         self._settings = settings
         self._pool: httpcore2.AsyncConnectionPool | None = None
+        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     def refusal(self, url: str) -> Problem | None:
         """Return why `url` is not fetched, without asking anybody."""
@@ -45,7 +46,8 @@ class Remote:
         if refusal := self.refusal(url):
             return refusal
         try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
+            # Waiting for a turn is no fault of the host's.
+            async with self._turns, asyncio.timeout(self._settings.timeout_seconds):
                 return await self._read(url)
         except Exception:  # noqa: BLE001  whatever a stranger's server, or the way to it, does
             return _not_fetched()

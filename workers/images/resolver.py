@@ -79,6 +79,9 @@ class Resolver:
         url = reference.url or ""
         if url[:5].lower() == "data:":
             return await self._of_data(url, tenant)
+        # Before anything is remembered by it: an address may be as long as a line.
+        if refusal := self._remote.refusal(url):
+            return refusal
         return await self._picture((tenant, url, _moment()), partial(self._fetch_and_check, url, tenant))
 
     async def _of_file(self, file_id: str, tenant: str) -> Picture | Problem:
