@@ -98,7 +98,8 @@ class Shards(_Section):
     max_requests: Count = 256
     """Most requests in a shard. One message and one claim, shared by this many."""
     max_bytes: Bytes = 8_000_000
-    """Most input bytes in a shard, so that a worker's memory stays bounded with images too. A longer line is alone."""
+    """Most input bytes in a shard, so that a worker's memory stays bounded with images in rows too. A longer line is
+    alone. Images named by `file_id` do not count."""
     lease_seconds: Seconds = 60
     """How long a claim lasts without a heartbeat, seconds. Recovery takes this long after a worker died."""
     heartbeat_seconds: Seconds = 10

@@ -15,6 +15,8 @@ from workers.images.values import Picture, Problem, too_many_bytes
 log = telemetry.get_logger(__name__)
 
 # A process that the system ended for want of memory says nothing about the image; the second one does.
+# Longer than the decoder's own limit of processor time: one that waits is stuck.
+WALL_SECONDS = 60
 TRIES = 2
 
 
@@ -42,8 +44,9 @@ class Checker:
             for _ in range(TRIES):
                 process = self._idle.pop() if self._idle else await self._start()
                 try:
-                    head, drawn = await _ask(process, data)
-                except (asyncio.IncompleteReadError, ConnectionError):
+                    async with asyncio.timeout(WALL_SECONDS):
+                        head, drawn = await _ask(process, data)
+                except (asyncio.IncompleteReadError, ConnectionError, TimeoutError, ValueError):
                     await self._bury(process)
                 else:
                     self._idle.append(process)
@@ -67,6 +70,8 @@ class Checker:
         return process
 
     async def _bury(self, process: Process) -> None:
+        if process.returncode is None:
+            process.kill()
         log.warning("image_decoder_died", status=await process.wait())
         self._started.discard(process)
 
