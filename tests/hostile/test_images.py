@@ -253,6 +253,15 @@ def receiver() -> Iterator[Receiver]:
         yield made
 
 
+def test_f91_an_address_that_is_refused_takes_no_memory() -> None:
+    async def story(resolver: Resolver) -> None:
+        for number in range(20):
+            await refused(resolver, f"https://{number}.example/{'x' * 100_000}")
+        assert not resolver._known._kept
+
+    with_resolver(story)
+
+
 @pytest.mark.parametrize("url", INWARD)
 def test_f91_nothing_is_fetched_unless_it_is_switched_on(receiver: Receiver, url: str) -> None:
     error = refusal(url.format(port=receiver.port))

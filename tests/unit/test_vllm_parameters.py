@@ -6,7 +6,7 @@ import pytest
 
 from jobs.errors import RequestRejected
 from workers.engines import vllm_parameters
-from workers.engines.vllm_parameters import Kind, Rules, VllmChat, VllmCompletion, VllmEmbedding, VllmScore
+from workers.engines.vllm_parameters import Kind, Rules, VllmChat, VllmCompletion, VllmEmbedding
 
 USER = {"role": "user", "content": "hi"}
 STRING = {"type": "string"}
@@ -14,7 +14,6 @@ NEEDED: dict[type, dict[str, Any]] = {
     VllmChat: {"messages": [USER]},
     VllmCompletion: {"prompt": "hi"},
     VllmEmbedding: {"input": "hi"},
-    VllmScore: {"queries": "hi", "documents": ["ho"]},
 }
 KINDS = list(NEEDED)
 GENERATING = [VllmChat, VllmCompletion]
@@ -456,8 +455,6 @@ TEXTS: list[tuple[type, dict[str, Any], str]] = [
     ),
     (VllmCompletion, {"prompt": "<start_of_image>"}, "prompt"),
     (VllmEmbedding, {"input": ["a", "<start_of_image>"]}, "input"),
-    (VllmScore, {"queries": "<start_of_image>"}, "queries"),
-    (VllmScore, {"documents": ["a", "<start_of_image>"]}, "documents"),
 ]
 
 
@@ -558,6 +555,3 @@ def test_pooling_is_put_to_vllm_in_its_own_words() -> None:
     assert vllm_parameters.request(vllm_parameters.check(VllmEmbedding, body | {"user": "u"}, Rules())) == body
     for value in (0, -1, 65_537):
         assert rejection(VllmEmbedding, dimensions=value).param == "dimensions"
-    for left, right in (("text_1", "text_2"), ("data_1", "data_2"), ("queries", "items")):
-        pair = {"model": "m", left: "a", right: ["b", "c"]}
-        assert vllm_parameters.request(vllm_parameters.check(VllmScore, pair, Rules())) == pair

@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS, SCORE
+from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 
 Body = dict[str, Any]
 
 # Where a request for each endpoint has its prompt.
-PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input", SCORE: "documents"}
+PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
 
 
 class Engine(Protocol):

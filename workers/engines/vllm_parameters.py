@@ -17,7 +17,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from jobs.errors import RequestRejected
-from workers.endpoints.score import ScoreParameters
 from workers.engines import parameters, schemas, xgrammar_schemas
 from workers.engines.base import Body
 from workers.engines.parameters import (
@@ -273,12 +272,8 @@ class VllmEmbedding(EmbeddingParameters):
     dimensions: int | None = Field(None, ge=1, le=MAX_DIMENSIONS)
 
 
-class VllmScore(ScoreParameters):
-    """`/v1/score`."""
-
-
-Asked = VllmChat | VllmCompletion | VllmEmbedding | VllmScore
-Kind = TypeVar("Kind", VllmChat, VllmCompletion, VllmEmbedding, VllmScore)
+Asked = VllmChat | VllmCompletion | VllmEmbedding
+Kind = TypeVar("Kind", VllmChat, VllmCompletion, VllmEmbedding)
 
 
 def _require(fits: bool, param: str, message: str) -> None:  # noqa: FBT001  reads as an assertion
@@ -417,8 +412,6 @@ def _texts(asked: Asked) -> Iterator[tuple[str, list[str]]]:
         case VllmEmbedding():
             texts = [asked.input] if isinstance(asked.input, str) else asked.input
             yield "input", [text for text in texts if isinstance(text, str)]
-        case VllmScore():
-            yield from zip(asked.spelling, asked.sides, strict=True)
 
 
 def _words(turn: Answer | ToolResult | Message) -> list[str]:
