@@ -29,14 +29,13 @@ SCENARIOS: dict[str, Callable[[plane.Plane], Iterator[str]]] = {
     "rows": rows.report,
     "polls": polls.report,
     "scaling": scaling.report,
+    "vllm": vllm_cpu.report,
 }
-# It brings its own services.
-VLLM = "vllm"
 
 
 def main() -> None:
     os.chdir(plane.ROOT)
-    chosen = sys.argv[1:] or [*SCENARIOS, VLLM]
+    chosen = sys.argv[1:] or [*SCENARIOS]
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"{machine}, Python {platform.python_version()}\n\n{measure.HEADER}", flush=True)
     for line in report(chosen):
@@ -45,11 +44,8 @@ def main() -> None:
 
 def report(chosen: list[str]) -> Iterator[str]:
     for name in chosen:
-        if name == VLLM:
-            yield from vllm_cpu.report()
-        else:
-            with plane.running() as fresh:
-                yield from SCENARIOS[name](fresh)
+        with plane.running() as fresh:
+            yield from SCENARIOS[name](fresh)
 
 
 if __name__ == "__main__":
