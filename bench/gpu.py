@@ -243,7 +243,16 @@ def _worker(stack: services.Stack, command: list[str], number: int) -> Connectio
     environment = stack.environment()
     program = Program("worker", argv, ready, environment=environment, grace_seconds=60, start_seconds=900)
     stack.processes.append(services.Process.start(program, log))
-    return Client(str(socket), "AF_UNIX")
+    return _connected(str(socket))
+
+
+def _connected(path: str) -> Connection:
+    """The socket is there a moment before anybody listens."""
+    while True:
+        try:
+            return Client(path, "AF_UNIX")
+        except ConnectionRefusedError:
+            time.sleep(0.1)
 
 
 def worker_settings(options: argparse.Namespace) -> dict[str, str]:
