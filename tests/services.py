@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -254,14 +255,32 @@ class Stack:
 
 
 @contextlib.contextmanager
-def scripted_stack(servers: Servers, template: str, home: Path) -> Iterator[Stack]:
-    """Make a stack on a database of its own and an empty Redis, with short leases and the scripted engine."""
-    settings = {**SHORT_LEASES, "PROMPTMILL_WORKER__ENGINE": "scripted"}
+def fresh_stack(
+    servers: Servers, template: str, home: Path, settings: Mapping[str, str], **options: Any
+) -> Iterator[Stack]:
+    """Make a stack on a database of its own and an empty Redis, with short leases; `options` are fields of `Stack`."""
     with fresh_database(servers, template) as name:
-        made = Stack(home, servers.database(name), servers.redis_url, settings)
+        made = Stack(home, servers.database(name), servers.redis_url, {**SHORT_LEASES, **settings}, **options)
         with made.redis() as broker:
             broker.flushall()
         try:
             yield made
         finally:
             made.stop()
+
+
+@contextlib.contextmanager
+def scripted_stack(servers: Servers, template: str, home: Path) -> Iterator[Stack]:
+    """Make a fresh stack with the scripted engine."""
+    with fresh_stack(servers, template, home, {"PROMPTMILL_WORKER__ENGINE": "scripted"}) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def running_stack(servers: Servers, template: str, home: Path) -> Iterator[Stack]:
+    """Make a fresh stack with the scripted engine; API, reconciler and a worker run."""
+    with scripted_stack(servers, template, home) as made:
+        made.api()
+        made.reconciler()
+        made.worker()
+        yield made

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,6 @@ from api.stack.program import promptmill
 
 SUITE = ROOT / "tests" / "conformance"
 BAD_BODY = json.dumps({"messages": [{"role": "user", "content": "REJECT"}]})
-
-
-@pytest.fixture(scope="module")
-def running(
-    servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[services.Stack]:
-    with services.scripted_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
-        stack.api()
-        stack.reconciler()
-        stack.worker()
-        yield stack
 
 
 def conformance(base_url: str, key: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

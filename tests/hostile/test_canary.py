@@ -20,10 +20,7 @@ CANARY = "CANARY"
 def running(
     servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[services.Stack]:
-    with services.scripted_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
-        stack.api()
-        stack.reconciler()
-        stack.worker()
+    with services.running_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
         yield stack
 
 
