@@ -36,7 +36,6 @@ def form(schema: dict[str, Any]) -> dict[str, Any]:
 
 FORM = form(SCHEMA)
 SETTINGS = {
-    **services.SHORT_LEASES,
     "PROMPTMILL_WORKER__ENGINE": "vllm",
     "PROMPTMILL_WORKER__VLLM__MODEL": str(CHECKPOINTS / "smollm2"),
     "PROMPTMILL_WORKER__VLLM__MODEL_NAME": "smol",
@@ -55,20 +54,15 @@ SETTINGS = {
 def stack(
     servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[services.Stack]:
-    with services.fresh_database(servers, template) as name:
-        home, url = tmp_path_factory.mktemp("stack"), servers.database(name)
-        made = services.Stack(home, url, servers.redis_url, SETTINGS, worker_python=PYTHON, start_seconds=280)
-        with made.redis() as broker:
-            broker.flushall()
-        try:
-            made.api()
-            made.reconciler()
-            yield made
-            engine = made.engine()
-            invariants.check(engine)
-            engine.dispose()
-        finally:
-            made.stop()
+    home = tmp_path_factory.mktemp("stack")
+    with services.fresh_stack(servers, template, home, SETTINGS, worker_python=PYTHON, start_seconds=280) as made:
+        made.api()
+        made.reconciler()
+        yield made
+        engine = made.engine()
+        invariants.check(engine)
+        engine.dispose()
+        made.stop()
         for log in home.glob("worker-*.log"):
             assert CANARY not in log.read_text(errors="replace").lower()
 
