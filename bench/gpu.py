@@ -7,6 +7,7 @@
     G5  other ways to feed the same engine: chunks with a wait, ten in flight, `vllm run-batch`, `LLM.generate`
     G9  twenty small batches                                             / one batch of the same rows
     G11 answers that follow JSON schemas, one and a hundred              / the same on the engine alone
+    TEXTS no figure: answers of real weights, to compare with those of `LLM.chat`
 
 Both sides use one engine, loaded once, in turn; the prefix cache is emptied before each run. Ours goes through HTTP,
 Postgres (fsync on), Valkey, Celery and a worker; bare is vLLM's front end fed from a window, its prompts tokenised
@@ -204,7 +205,33 @@ def g11(lab: Lab, count: int, rounds: int) -> None:
         compare(lab, f"G11 {schemas} schemas", lab.file("translation", count // 4, schemas), rounds)
 
 
-SCENARIOS: dict[str, Callable[[Lab, int, int], None]] = {"G1": g1, "G3": g3, "G4": g4, "G5": g5, "G9": g9, "G11": g11}
+def texts(lab: Lab, count: int, _: int) -> None:
+    """Write what the service answers to real questions, for a comparison with `LLM.chat` (`bench/gpu_llm.py`)."""
+    path = lab.out / "questions.jsonl"
+    path.write_bytes(b"".join(shapes.questions(count, MODEL_NAME)))
+    file = lab.sdk.files.create(file=path.open("rb"), purpose="batch")
+    batch = lab.sdk.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    while batch.status in ("in_progress", "finalizing"):
+        time.sleep(0.1)
+        batch = lab.sdk.batches.retrieve(batch.id)
+    lines = lab.sdk.files.content(str(batch.output_file_id)).content.splitlines()
+    rows = [json.loads(line) for line in lines]
+    told = [
+        {"custom_id": row["custom_id"], "text": row["response"]["body"]["choices"][0]["message"]["content"]}
+        for row in rows
+    ]
+    (lab.out / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in told))
+
+
+SCENARIOS: dict[str, Callable[[Lab, int, int], None]] = {
+    "G1": g1,
+    "G3": g3,
+    "G4": g4,
+    "G5": g5,
+    "G9": g9,
+    "G11": g11,
+    "TEXTS": texts,
+}
 
 
 # The service.
@@ -307,7 +334,8 @@ def main() -> None:
             with service(Path(home), settings, shlex.split(options.worker_python), options.workers) as (stack, orders):
                 sdk = OpenAI(base_url=stack.base_url, api_key=stack.key(), max_retries=0)
                 lab = Lab(stack, sdk, orders, options.out, options.sequences + 64)
-                warm_up(lab)
+                if options.load_format == "dummy":
+                    warm_up(lab)
                 for asked in plan(options):
                     name, *more = asked.split(":")
                     given = [*map(int, more), *[options.rows, options.rounds][len(more) :]]

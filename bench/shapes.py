@@ -137,6 +137,19 @@ def rows(shape: Shape, count: int, model: str, schemas: list[dict[str, Any]] | N
         yield json.dumps(line).encode() + b"\n"
 
 
+SUBJECTS = ["rivers", "printers", "winter", "bread", "the moon", "trains", "glass", "bees", "paper", "salt"]
+TASKS = ["Name three facts about", "Write two sentences about", "Explain to a child what is known about", "Rhyme on"]
+
+
+def questions(count: int, model: str) -> Iterator[bytes]:
+    """Yield the lines of an input file for real weights: different questions, answers of up to 64 tokens."""
+    for number in range(count):
+        text = f"{TASKS[number % len(TASKS)]} {SUBJECTS[number // len(TASKS) % len(SUBJECTS)]}, number {number}."
+        body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 64}
+        line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+        yield json.dumps(line).encode() + b"\n"
+
+
 def label_schemas(count: int) -> list[dict[str, Any]]:
     """Return schemas of labels that differ in their words."""
     return [
