@@ -65,6 +65,7 @@ class Bench:
         self.loop = asyncio.new_event_loop()
         self.outcomes: list[tuple[ShardRun, Outcome, bool]] = []
         self.fatal = threading.Event()
+        self.unmarked = threading.Event()
         self.window = Window(
             self.engine,
             self.loop,
@@ -73,6 +74,7 @@ class Bench:
             request_timeout_seconds=timeout,
             sink=lambda *item: self.outcomes.append(item),
             on_fatal=self.fatal.set,
+            on_unmarked=self.unmarked.set,
         )
 
     def turn(self) -> None:
@@ -90,6 +92,7 @@ class Bench:
         priority: int = 0,
         model_no: int = 0,
         first_line: int = 1,
+        marked: int = 1_000,
     ) -> ShardRun:
         lines = jsonl(request(prompt, prompt) for prompt in prompts).splitlines(keepends=True)
         run = ShardRun(
@@ -101,6 +104,7 @@ class Bench:
             ),
             lease_deadline=time.monotonic() + lease,
             start_deadline=time.monotonic() + expires,
+            marked_line=marked,
         )
         self.window.add(run)
         self.turn()
@@ -272,7 +276,7 @@ def test_a_body_that_cannot_be_read_keeps_its_custom_id(bench: Bench) -> None:
     run = bench.run("a")
     bench.finish("a")
     line = jsonl([request("big")]).replace(b'"hello"}]', b'"hello"}], "x": 1e999')
-    other = ShardRun(run.lease, deque([Row(1, "big", line)]), run.lease_deadline, run.start_deadline)
+    other = ShardRun(run.lease, deque([Row(1, "big", line)]), run.lease_deadline, run.start_deadline, 1)
     bench.window.add(other)
     bench.turn()
     assert bench.custom_ids()[1] == ("big", 400)
