@@ -54,7 +54,7 @@ class GatedEngine:
             raise
         finally:
             del self.running[prompt]
-        return {"echo": prompt}
+        return {"choices": [], "echo": prompt}
 
 
 class Bench:
@@ -292,3 +292,55 @@ def test_outcomes_that_wait_for_postgres_hold_back_new_rows() -> None:
     assert set(bench.engine.running) == {"b"}
     bench.finish("b")
     bench.close()
+
+
+def test_a_row_is_started_only_when_its_mark_is_set(bench: Bench) -> None:
+    run = bench.run("a", "b", marked=0)
+    assert bench.unmarked.is_set()
+    assert not bench.engine.running
+    bench.window.marked(run, 1)
+    bench.turn()
+    assert set(bench.engine.running) == {"a"}
+    assert run.started_line == 1
+    bench.window.marked(run, 2)
+    bench.turn()
+    assert set(bench.engine.running) == {"a", "b"}
+
+
+def test_a_shard_whose_mark_is_late_holds_up_no_other(bench: Bench) -> None:
+    bench.run("a", marked=0)
+    bench.run("b", batch="batch_2")
+    assert set(bench.engine.running) == {"b"}
+
+
+def due(bench: Bench) -> dict[str, int]:
+    """Return how far marks should reach, by batch."""
+    found = bench.loop.run_until_complete(bench.window.unmarked())
+    return {run.lease.batch_id: line for run, line in found.items()}
+
+
+def test_marks_cover_free_places_and_a_little_more(bench: Bench) -> None:
+    run = bench.run(*"abcdefgh", marked=0)
+    assert due(bench) == {"batch_1": 3}
+    bench.window.marked(run, 3)
+    bench.turn()
+    due(bench)
+    assert due(bench) == {}, "c is covered, and waits"
+
+
+def test_a_fast_engine_gets_marks_further_ahead(bench: Bench) -> None:
+    bench.run(*"abcdefgh", marked=2)
+    assert due(bench) == {"batch_1": 8}, "two were started since the last look"
+    assert due(bench) == {"batch_1": 3}
+
+
+def test_marks_go_on_into_the_next_shard_of_a_batch(bench: Bench) -> None:
+    bench.run("a", "b")
+    bench.run("c", "d", first_line=5, marked=0)
+    assert due(bench) == {"batch_1": 2}
+
+
+def test_each_batch_has_marks_ahead(bench: Bench) -> None:
+    bench.run("a", "b", marked=0)
+    bench.run("c", "d", batch="batch_2", project="proj_2", marked=0)
+    assert due(bench) == {"batch_1": 2, "batch_2": 2}
