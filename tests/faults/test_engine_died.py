@@ -3,6 +3,7 @@
 import services
 from clients import User
 from payloads import numbered
+from sqlalchemy import text
 
 
 def test_a_dead_engine_ends_the_worker_and_its_shards_are_free_at_once(checked: services.Stack) -> None:
@@ -13,11 +14,10 @@ def test_a_dead_engine_ends_the_worker_and_its_shards_are_free_at_once(checked: 
     batch = user.submit(numbered(20, lambda number: "FATAL" if number == 19 else "x"))
     assert worker.popen.wait(30) == 70
     engine = checked.engine()
-    from sqlalchemy import text
-
     with engine.connect() as connection:
-        assert set(connection.execute(text("SELECT end_reason FROM attempts")).scalars()) == {"released"}
+        assert set(connection.execute(text("SELECT end_reason FROM attempts")).scalars()) == {"died"}
         assert connection.execute(text("SELECT count(*) FROM results")).scalar_one() == 19
+        assert set(connection.execute(text("SELECT state FROM shards")).scalars()) == {"queued"}
     engine.dispose()
     assert user.batch(batch.id).status == "in_progress"
     user.sdk.batches.cancel(batch.id)
