@@ -2,7 +2,7 @@
 
     aboard    requests without an outcome, up to the mark of a lease (`leases.mark`) that ended with its engine's death
     1. the requests aboard become a shard of their own, a suspect; the others go back into the queue
-    2. a suspect is run alone (`jobs.claims`). If the engine dies again, each half of what was aboard is a suspect
+    2. a suspect is run alone (`jobs.claims`). If the engine dies again, it is halved, and each half is a suspect
     3. a request that was alone for `most_deaths` deaths of an engine fails with `engine_crashed`
     4. a suspect that ends has cleared its requests; nothing is held against them
 
@@ -101,15 +101,16 @@ def _judge(
 ) -> str | None:
     """Do to a shard whose attempt has ended what its death asks for; return its new state."""
     rows = _rows(connection, shard) if shard.goes_on else []
-    aboard = [row for row in rows if row.is_error is None and row.line_no <= (aboard_line or 0)]
+    missing = [row for row in rows if row.is_error is None]
+    aboard = [row for row in missing if row.line_no <= (aboard_line or 0)]
     if not aboard:
         return leases.release(connection, shard.id, shard.lease_token)
-    if shard.suspect_since is not None and len(aboard) == 1:
-        return _judge_one(connection, shard, aboard[0], most_deaths, grace_seconds)
     if shard.suspect_since is None:
         _split(connection, shard, rows, aboard[-1].line_no, suspect=False)
+    elif len(missing) == 1:
+        return _judge_one(connection, shard, aboard[0], most_deaths, grace_seconds)
     else:
-        _split(connection, shard, rows, aboard[len(aboard) // 2 - 1].line_no, suspect=True)
+        _split(connection, shard, rows, aboard[(len(aboard) - 1) // 2].line_no, suspect=True)
     connection.execute(_SUSPECT, {"id": shard.id})
     return leases.release(connection, shard.id, shard.lease_token)
 

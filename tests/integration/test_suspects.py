@@ -182,6 +182,22 @@ def test_halves_end_with_single_requests_and_every_request_is_in_one(domain: Any
     assert domain.batch(batch_id).request_counts.total == 7
 
 
+def test_of_a_suspect_the_one_request_that_was_started_is_parted_from_the_others(domain: Any) -> None:
+    """With an engine that runs one at a time, two deaths may be of two requests: neither died alone twice."""
+    batch_id = domain.new_batch(3)
+    lease = claim(domain)
+    mark(domain, lease, 3)
+    died(domain, lease, 3)
+    died(domain, claim(domain), 1)
+    assert pieces(domain, batch_id) == [(1, 1, 1, 0, True), (2, 3, 2, 0, True)]
+    lease = claim(domain)
+    domain.write(lease, domain.rows(lease))
+    lease = claim(domain)
+    assert domain.rows(lease) == [2, 3]
+    assert died(domain, lease, 2) == "queued"
+    assert pieces(domain, batch_id) == [(1, 1, 1, 1, True), (2, 2, 1, 0, True), (3, 3, 1, 0, True)]
+
+
 def test_a_suspect_that_ends_is_cleared(domain: Any) -> None:
     batch_id, lease = lone_suspect(domain)
     assert domain.write(lease, [1]) == {lease.held: True}
