@@ -418,6 +418,7 @@ class Runtime:
         if not any(run.in_engine for run in runs):
             self._note_failure()
         for run in runs:
+            run.ending = Ending.LET_GO
             self._hand_back(run)
 
     def _die_now(self) -> None:
