@@ -56,8 +56,6 @@ def test_f20_two_poisons_in_one_shard_and_one_of_another_project_are_each_blamed
         ended = [(user, user.wait(batch.id, 180)) for user, batch in batches]
     assert [crashed(user, batch) for user, batch in ended] == [{"row-0", "row-2"}, {"row-1"}]
     assert [len(user.results(batch)) for user, batch in ended] == [3, 2]
-    mine.sdk.close()
-    theirs.sdk.close()
 
 
 def test_f12_a_request_that_hangs_the_engine_fails_alone(checked: services.Stack) -> None:
@@ -90,5 +88,3 @@ def test_a_request_that_kills_the_whole_worker_fails_alone_and_one_that_did_so_o
     assert crashed(other, innocent) == set()
     assert len(other.results(innocent)) == 2
     assert set(worker.ends) == {-9}
-    user.sdk.close()
-    other.sdk.close()
