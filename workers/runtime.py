@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 
 from jobs import breakers, claims, db, fleet, ids, leases, lifecycle, suspects, telemetry
 from jobs.claims import Claimant, Claimed
-from jobs.errors import ConfigurationError, EngineError, EngineFatal, RequestRejected, Unavailable
+from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
 from workers import endpoints, engines
@@ -117,7 +117,7 @@ class Runtime:
         try:
             self._on_loop(self._engine.start())
             self._on_loop(self._probe())
-        except (ConfigurationError, EngineError):
+        except (ConfigurationError, EngineFatal):
             self._note_failure()
             raise
 
@@ -132,9 +132,10 @@ class Runtime:
         except TimeoutError:
             message = "The engine does not answer."
             raise EngineFatal(message) from None
-        except RequestRejected as error:
-            # An answer all the same.
-            log.warning("probe_refused", code=error.code)
+        except EngineFatal:
+            raise
+        except Exception as error:  # noqa: BLE001  an answer all the same: some engines cannot be asked like this
+            log.warning("probe_refused", error=type(error).__name__)
 
     def _note_failure(self) -> None:
         with suppress(Unavailable), db.transaction(self._database) as connection:
