@@ -7,13 +7,16 @@
     5. within a batch one model after the other, so that engines seldom swap adapters; of a model, the shard that the
        hint names, else the first
 
+A suspect (`jobs.suspects`) has its turn like any other, but only a worker that holds nothing else gets it. One that
+holds something is told so, and claims nothing more until that is over: a busy worker would never be alone by chance.
+
 A hint wakes a worker and names a shard, but it does not decide: hints of a huge batch stand in front of those of a
 small one in Redis, and its shards do not. As many hints are sent as there are shards, so each shard gets its turn.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, TextClause, text
 
@@ -46,9 +49,11 @@ _CLAIM = """
                  first.priority DESC, first.created_at, first.number
         LIMIT {candidates}
     ), wanted AS (
-        SELECT s.id, s.project_id FROM shards s LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
+        SELECT s.id, s.project_id, s.suspect_since IS NOT NULL AND NOT :alone AS held_back
+        FROM shards s LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
         WHERE s.id = ANY(ARRAY(SELECT id FROM candidates) || CAST(:hinted AS text)) AND s.model = ANY(:models)
-          AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now())) AND {is_open}
+          AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now() AND {nobody_aboard}))
+          AND {is_open}
         ORDER BY p.running, p.claimed_at NULLS FIRST, s.project_id,
                  s.priority DESC,
                  CASE WHEN s.batch_id = (SELECT batch_id FROM shards WHERE id = :hinted) THEN s.model_no END,
@@ -62,55 +67,74 @@ _CLAIM = """
         UPDATE shards s
         SET state = 'running', lease_token = s.lease_token + 1,
             lease_until = app_now() + make_interval(secs => :lease_seconds)
-        FROM wanted WHERE s.id = wanted.id
+        FROM wanted WHERE s.id = wanted.id AND NOT wanted.held_back
         RETURNING s.*
     ), attempt AS (
-        INSERT INTO attempts (shard_id, lease_token, worker_id) SELECT id, lease_token, :worker_id FROM claimed
+        -- All of a suspect is taken for started at once: nothing else is.
+        INSERT INTO attempts (shard_id, lease_token, worker_id, aboard_line)
+        SELECT id, lease_token, :worker_id, CASE WHEN suspect_since IS NOT NULL THEN last_line END FROM claimed
     ), turn AS (
         INSERT INTO turns (project_id) SELECT project_id FROM claimed
         ON CONFLICT (project_id) DO UPDATE SET claimed_at = app_now()
     )
     SELECT c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, b.source_file_id,
            c.model_no, c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
-           extract(epoch FROM b.expires_at - app_now())::float AS seconds_left
-    FROM claimed c JOIN batches b ON b.id = c.batch_id
+           extract(epoch FROM b.expires_at - app_now())::float AS seconds_left,
+           c.suspect_since IS NOT NULL AS is_suspect
+    FROM wanted LEFT JOIN claimed c ON c.id = wanted.id LEFT JOIN batches b ON b.id = c.batch_id
+"""
+# Else rows may have died with their engine: the reconciler takes such a lease back, and looks into it.
+_NOBODY_ABOARD = """
+    s.suspect_since IS NULL AND NOT EXISTS (
+        SELECT FROM attempts a
+        WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
 """
 _IS_OPEN = """
     (SELECT b.status = 'in_progress' AND b.expires_at > app_now() AND b.endpoint = ANY(:endpoints)
      FROM batches b WHERE b.id = s.batch_id)
 """
-_CLAIM_HINTED = text(_CLAIM.format(may_run="true", is_open=_IS_OPEN, candidates=_CANDIDATES))
+_CLAIM_HINTED = text(
+    _CLAIM.format(may_run="true", is_open=_IS_OPEN, nobody_aboard=_NOBODY_ABOARD, candidates=_CANDIDATES)
+)
 # Celery gets its chance first.
 _CLAIM_UNHINTED = text(
     _CLAIM.format(
         may_run="(s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))",
         is_open=_IS_OPEN,
+        nobody_aboard=_NOBODY_ABOARD,
         candidates=_CANDIDATES,
     )
 )
 
 
+# What a claim comes to: a lease; nothing waits; or it is the turn of a suspect, and the worker is not alone with it.
+Claimed = Lease | Literal["be_alone"] | None
+
+
 @dataclass(frozen=True)
 class Claimant:
-    """Who claims, what it can run, and for how long it takes a shard."""
+    """Who claims, what it can run, for how long it takes a shard, and whether it holds nothing else."""
 
     worker_id: str
     models: Sequence[str]
     endpoints: Sequence[str]
     lease_seconds: float
+    alone: bool = True
 
 
-def claim(connection: Connection, hinted: str, by: Claimant) -> Lease | None:
-    """Take the shard whose turn it is, on a hint that names `hinted`, and return its lease; None if none waits."""
+def claim(connection: Connection, hinted: str, by: Claimant) -> Claimed:
+    """Take the shard whose turn it is, on a hint that names `hinted`."""
     return _take(connection, _CLAIM_HINTED, {"hinted": hinted}, by)
 
 
-def claim_unhinted(connection: Connection, by: Claimant, *, hint_seconds: float) -> Lease | None:
-    """Take the shard whose turn it is of those whose hint went out `hint_seconds` ago or never; None if none waits."""
+def claim_unhinted(connection: Connection, by: Claimant, *, hint_seconds: float) -> Claimed:
+    """Take the shard whose turn it is of those whose hint went out `hint_seconds` ago or never."""
     return _take(connection, _CLAIM_UNHINTED, {"hinted": None, "hint_seconds": hint_seconds}, by)
 
 
-def _take(connection: Connection, statement: TextClause, values: dict[str, Any], by: Claimant) -> Lease | None:
+def _take(connection: Connection, statement: TextClause, values: dict[str, Any], by: Claimant) -> Claimed:
     values |= {**asdict(by), "models": list(by.models), "endpoints": list(by.endpoints)}
     row = connection.execute(statement, values).one_or_none()
-    return None if row is None else Lease(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name for it
+    if row is None:
+        return None
+    return "be_alone" if row.shard_id is None else Lease(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name

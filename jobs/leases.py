@@ -2,16 +2,17 @@
 
     claim     queued (or lease ended)   lease_token + 1, lease_until = now + ttl
     renew     running, same token       lease_until = now + ttl; tells which batches stop
+    mark      running, same token       requests up to a line may be started from now on
     write     running, same token       results and counters in one transaction; the last one makes the shard done
     release   running, same token       back to queued, or stopped when its batch is
-    recover   lease ended               back to queued, by the reconciler
+    recover   lease ended               back to queued, by the reconciler; with rows aboard, `jobs.suspects` does it
 
 Every write of a holder names `(shard_id, lease_token)` and locks the shard's row in the same transaction. A claim
 raises the token first, so whoever lost a lease changes nothing, however late it comes. Only the database's clock
 counts (`app_now`); a worker measures the time since its last success with its own monotonic clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -48,6 +49,8 @@ class Lease:
     remaining: int
     endpoint: str
     seconds_left: float
+    is_suspect: bool = False
+    """It must be run alone (`jobs.suspects`)."""
 
     @property
     def held(self) -> Held:
@@ -123,6 +126,37 @@ def renew(connection: Connection, held: Sequence[Held], *, lease_seconds: float)
         "lease_seconds": lease_seconds,
     }
     return {(row.id, row.lease_token): Renewal(stopping=row.stopping) for row in connection.execute(_RENEW, values)}
+
+
+# An attempt is open exactly as long as its lease counts: what ends the lease ends the attempt in the same transaction.
+_MARK = text(
+    """
+    WITH open AS (
+        SELECT a.shard_id, a.lease_token, mark.line FROM attempts a
+        JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[]), CAST(:lines AS int[])) AS mark (id, token, line)
+          ON a.shard_id = mark.id AND a.lease_token = mark.token
+        WHERE a.ended_at IS NULL ORDER BY a.shard_id FOR UPDATE OF a
+    )
+    UPDATE attempts a SET aboard_line = greatest(a.aboard_line, open.line)
+    FROM open WHERE a.shard_id = open.shard_id AND a.lease_token = open.lease_token
+    RETURNING a.shard_id, a.lease_token
+    """
+)
+
+
+def mark(connection: Connection, lines: Mapping[Held, int]) -> set[Held]:
+    """Record how far requests may be started, as a line for each lease. Return the leases that still count.
+
+    A request is started only after its mark is committed: whoever finds a lease that ended badly knows by it which
+    requests the engine may have had aboard.
+    """
+    held = list(lines)
+    values = {
+        "ids": [shard_id for shard_id, _ in held],
+        "tokens": [token for _, token in held],
+        "lines": list(lines.values()),
+    }
+    return {(row.shard_id, row.lease_token) for row in connection.execute(_MARK, values)}
 
 
 @dataclass(frozen=True)
@@ -269,7 +303,11 @@ def release(connection: Connection, shard_id: str, token: int) -> str | None:
 _RECOVER = text(
     """
     WITH over AS (
-        SELECT id FROM shards WHERE state = 'running' AND lease_until < app_now() ORDER BY id FOR UPDATE SKIP LOCKED
+        SELECT s.id FROM shards s
+        WHERE s.state = 'running' AND s.lease_until < app_now() AND s.suspect_since IS NULL AND NOT EXISTS (
+            SELECT FROM attempts a
+            WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
+        ORDER BY s.id FOR UPDATE OF s SKIP LOCKED
     ), ended AS (
         UPDATE shards s
         SET state = CASE WHEN b.status = 'in_progress' AND b.expires_at > app_now() THEN 'queued' ELSE 'stopped' END,
@@ -286,5 +324,5 @@ _RECOVER = text(
 
 
 def recover(connection: Connection) -> list[str]:
-    """Take back every lease that has ended; return the shards."""
+    """Take back every lease that has ended with nothing aboard; return the shards. `jobs.suspects` has the others."""
     return list(connection.execute(_RECOVER).scalars())

@@ -106,6 +106,9 @@ class Shards(_Section):
     """Time between heartbeats, seconds. Three may be lost before the lease ends."""
     lease_margin_seconds: Seconds = 5
     """A worker stops using its lease this long before it ends, seconds: its clock and the database's may drift."""
+    most_deaths: Count = 2
+    """Engine deaths after which a request that was alone with the engine fails with `engine_crashed`. One may be bad
+    luck; each further one costs another start of the engine."""
 
     @model_validator(mode="after")
     def _heartbeats_fit(self) -> "Shards":
@@ -346,6 +349,9 @@ class Worker(_Section):
     """Models that the scripted engine serves together, as a JSON list: it plays a base model and its adapters."""
     scripted_capacity: Count = 256
     """Requests that the scripted engine runs together. As many as a worker with vLLM does."""
+    scripted_fault: Literal["none", "start", "idle", "requests"] = "none"
+    """What is wrong with the scripted engine: it does not start, it dies while it has nothing to do, or every request
+    kills it."""
     waiting_requests: Count = 64
     """Requests kept ready behind those the engine runs, so that it never waits for one. At most as many as it runs:
     the time they wait counts as theirs."""
@@ -361,6 +367,13 @@ class Worker(_Section):
     so a hang is found within two minutes."""
     drain_seconds: Seconds = 30
     """After SIGTERM running requests get this long to finish, seconds; the rest is released to other workers."""
+    breaker_failures: Count = 3
+    """Starts of an engine that fail, or end with nothing aboard, one after the other on one host, before it waits. Two
+    may be a driver that needs a moment."""
+    breaker_seconds: Seconds = 10
+    """How long it waits then, seconds. Twice as long after each further one."""
+    breaker_max_seconds: Seconds = 300
+    """Longest such wait, seconds: a host that was mended is back within five minutes, and nobody has to tell it."""
     poll_seconds: Seconds = 10
     """Time between looks into Postgres for shards whose message got lost, seconds. Redis may be empty or away."""
     flush_outcomes: Count = 512

@@ -8,6 +8,7 @@
                   ├ shards ─ attempts      runs of requests; one message, one lease
                   └ results                one outcome for each request, never changed
     workers                                who serves which model, at which endpoints
+    breakers                               hosts on which engines died with nothing aboard
 
 Some columns are for people who ask afterwards, no code reads them: when and by which lease a result was written, its
 status and code, what a worker was.
@@ -266,6 +267,9 @@ shards = Table(
     _moment("lease_until"),
     # When Celery was last told, null before the first time.
     _moment("hinted_at"),
+    # Null: an ordinary shard. Else it is run alone, because its rows were aboard when an engine died; deaths under
+    # leases with a higher token than this are its own (jobs.suspects).
+    Column("suspect_since", BigInteger),
     Column("total", Integer, nullable=False),
     _count("completed"),
     _count("failed"),
@@ -314,8 +318,11 @@ attempts = Table(
     Column("worker_id", Text, nullable=False),
     _moment("started_at", required=True),
     _moment("ended_at"),
-    # done, released, stopped, lost
+    # done, released, stopped, lost; died: its worker reported that the engine died
     Column("end_reason", Text),
+    # Requests up to this line may have been started, later ones were not. Null: none was, or a worker of a release
+    # without this column held it and nobody knows.
+    Column("aboard_line", Integer),
     CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="an_ended_attempt_has_a_reason"),
 )
 
@@ -423,4 +430,16 @@ workers = Table(
     _moment("started_at", required=True),
     _moment("seen_at", required=True),
     _moment("stopped_at"),
+)
+
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("hostname", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    # In a row, with no row started in between.
+    Column("failures", Integer, nullable=False),
+    # No engine is started there before this time; null: at once.
+    _moment("open_until"),
+    _moment("failed_at", required=True),
 )

@@ -1,5 +1,6 @@
 """What a user's program does, with the stock `openai` SDK."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ class User:
 
     def __init__(self, stack: services.Stack, key: str | None = None) -> None:
         self.sdk = OpenAI(base_url=stack.base_url, api_key=key or stack.key(), max_retries=0)
+        # Also where the collector comes upon its sockets before it comes upon the client.
+        weakref.finalize(self, self.sdk.close)
 
     def submit(self, data: bytes, endpoint: Any = CHAT, **options: Any) -> Batch:
         file = self.sdk.files.create(file=("requests.jsonl", data), purpose="batch")

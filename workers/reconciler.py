@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import db, dispatch, idempotency, leases, lifecycle, outbox, retention, telemetry
+from jobs import db, dispatch, idempotency, leases, lifecycle, outbox, retention, suspects, telemetry
 from jobs.settings import Settings
 
 log = telemetry.get_logger(__name__)
@@ -49,7 +49,15 @@ class Reconciler:
             return alone
 
     def _steps(self) -> tuple[Callable[[], None], ...]:
-        return (self._recover, self._settle, self._hint, self._sweep_files, self._forget_calls, self._forget_messages)
+        return (
+            self._recover,
+            self._recover_with_rows,
+            self._settle,
+            self._hint,
+            self._sweep_files,
+            self._forget_calls,
+            self._forget_messages,
+        )
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -74,6 +82,24 @@ class Reconciler:
             recovered = leases.recover(connection)
         if recovered:
             log.warning("leases_ended", shard_ids=recovered)
+
+    def _recover_with_rows(self) -> None:
+        with db.transaction(self._database) as connection:
+            shard_ids = suspects.lost(connection)
+        for shard_id in shard_ids:
+            try:
+                self._take_back(shard_id)
+            except Exception as error:  # noqa: BLE001  one that cannot be taken back holds up no other
+                log.warning("take_back_failed", shard_id=shard_id, error=type(error).__name__)
+
+    def _take_back(self, shard_id: str) -> None:
+        shards = self._settings.shards
+        with db.transaction(self._database) as connection:
+            state = suspects.take_back(
+                connection, shard_id, most_deaths=shards.most_deaths, grace_seconds=shards.lease_seconds
+            )
+        if state:
+            log.warning("lease_ended_with_rows", shard_id=shard_id, state=state)
 
     def _settle(self) -> None:
         with db.transaction(self._database) as connection:

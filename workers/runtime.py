@@ -2,6 +2,7 @@
 
 main thread    Celery (or nothing, in tests)
 event loop     engine, window
+marker         which rows may be aboard -> Postgres, ahead of them
 writer         outcomes -> Postgres
 lease keeper   heartbeats
 poller         shards whose hint got lost
@@ -11,22 +12,27 @@ Celery pool    one thread for each shard held, waiting most of its time
 import asyncio
 import gc
 import os
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from jobs import claims, db, fleet, ids, leases, lifecycle, telemetry
-from jobs.claims import Claimant
-from jobs.errors import Unavailable
+from sqlalchemy import Connection
+
+from jobs import breakers, claims, db, fleet, ids, leases, lifecycle, suspects, telemetry
+from jobs.claims import Claimant, Claimed
+from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
 from workers import endpoints, engines
+from workers.engines.base import PROBES
 from workers.images.resolver import READERS, Resolver
 from workers.keeper import LeaseKeeper
+from workers.marker import Marker
 from workers.window import Ending, ShardRun, Window
 from workers.writer import Writer
 
@@ -38,8 +44,8 @@ EXIT_ENGINE_DEAD = 70
 LAST_WORDS_SECONDS = 5.0
 # How often a thread that waits for room looks by itself; the end of a shard wakes it.
 ROOM_SECONDS = 0.05
-# Connections to Postgres: claims go one at a time, the writer has one, several shards may end at once.
-TALKERS = 10
+# Connections to Postgres: claims go one at a time, writer and marker have one, several shards may end at once.
+TALKERS = 11
 
 
 class Runtime:
@@ -55,6 +61,7 @@ class Runtime:
         self._loop = asyncio.new_event_loop()
         self._slots = threading.Semaphore(settings.worker.max_shards)
         self._draining = threading.Event()
+        self._engine_died = threading.Event()
         self._poll_now = threading.Event()
         self._dying = threading.Lock()
         self._claiming = threading.Lock()
@@ -62,6 +69,9 @@ class Runtime:
         # Shards held that a hint named.
         self._hinted: set[leases.Held] = set()
         self._held: set[leases.Held] = set()
+        self._has_run = False
+        # A suspect waits for this worker to hold nothing, or is all that it holds.
+        self._is_to_be_alone = False
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
 
@@ -70,15 +80,18 @@ class Runtime:
 
         Raises:
             ConfigurationError: the engine cannot be started.
+            EngineFatal: it dies of a request of our own.
             Unavailable: Postgres is away.
         """
+        self._wait_for_breaker()
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
-        asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
+        self._start_engine()
         # What is loaded by now stays loaded: the collector need not look through it again and again.
         gc.collect()
         gc.freeze()
         self._wire()
         self._writer.start()
+        self._marker.feed(self._window)
         self._keeper.start()
         with db.transaction(self._database) as connection:
             fleet.register(
@@ -90,9 +103,48 @@ class Runtime:
             )
         log.info("worker_ready", worker_id=self.worker_id, engine=self._engine.name, models=list(self.models))
 
+    def _wait_for_breaker(self) -> None:
+        while seconds := self._seconds_open():
+            log.warning("breaker_open", models=self.models, seconds=round(seconds, 1))
+            time.sleep(seconds)
+
+    def _seconds_open(self) -> float:
+        with db.transaction(self._database) as connection:
+            return breakers.seconds_open(connection, socket.gethostname(), self.models)
+
+    def _start_engine(self) -> None:
+        """Start the engine and have it answer once: one that is broken shows it here, not on somebody's request."""
+        try:
+            self._on_loop(self._engine.start())
+            self._on_loop(self._probe())
+        except (ConfigurationError, EngineFatal):
+            self._note_failure()
+            raise
+
+    def _on_loop(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _probe(self) -> None:
+        endpoint = self._engine.endpoints()[0]
+        try:
+            async with asyncio.timeout(self._settings.worker.stall_seconds):
+                await self._engine.run(endpoint, {"model": self.models[0], **PROBES[endpoint]})
+        except TimeoutError:
+            message = "The engine does not answer."
+            raise EngineFatal(message) from None
+        except EngineFatal:
+            raise
+        except Exception as error:  # noqa: BLE001  an answer all the same: some engines cannot be asked like this
+            log.warning("probe_refused", error=type(error).__name__)
+
+    def _note_failure(self) -> None:
+        with suppress(Unavailable), db.transaction(self._database) as connection:
+            breakers.note_failure(connection, socket.gethostname(), self.models, self._settings.worker)
+
     def _wire(self) -> None:
         options = self._settings.worker
         self._images = Resolver(self._settings.images, self._database)
+        self._marker = Marker(self._database, self._loop)
         capacity = self._engine.capacity()
         self._window = Window(
             self._engine,
@@ -102,6 +154,7 @@ class Runtime:
             request_timeout_seconds=options.request_timeout_seconds,
             sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below
             on_fatal=self._die_soon,
+            on_unmarked=self._marker.wake,
             images=self._images,
         )
         self._writer = Writer(
@@ -117,7 +170,7 @@ class Runtime:
             self._engine,
             worker_id=self.worker_id,
             settings=self._settings.shards,
-            on_stall=self._die_now,
+            on_stall=self._die_stalled,
         )
 
     @property
@@ -145,35 +198,49 @@ class Runtime:
     def _has_room(self, coming: int = 0) -> bool:
         """Tell whether another shard may be claimed.
 
-        Some are held in any case. More are, as long as they are so small that the engine would soon be idle.
+        Some are held in any case. More are, as long as they are so small that the engine would soon be idle. Beside a
+        suspect, or when one waits, none is.
         """
+        if self._is_to_be_alone:
+            return not self._held
         if len(self._held) + coming < self._settings.worker.full_shards:
             return True
         waiting = sum(list(self._coming.values())) + sum(len(run.rows) for run in self._window.runs())
         return waiting + coming * self._settings.shards.max_requests < self._window.size
 
-    def _take(self, claim: Callable[[], Lease | None]) -> tuple[Lease, float] | None:
+    def _take(self, claim: Callable[[], Claimed]) -> tuple[Lease, float] | None:
         """Claim as soon as there is room, one at a time; return the lease and when it was asked for."""
         with self._claiming:
-            with self._freed:
-                while not (self._draining.is_set() or self._has_room()):
-                    self._freed.wait(ROOM_SECONDS)
-            started = time.monotonic()
-            lease = None if self._draining.is_set() else claim()
+            self._wait_for_room()
+            started, lease = time.monotonic(), self._claim_if_needed(claim)
+            if lease == "be_alone":
+                self._is_to_be_alone = True
+                self._wait_for_room()
+                started, lease = time.monotonic(), self._claim_if_needed(claim)
+            assert lease != "be_alone", "it holds nothing, and nobody else claims for it"
+            self._is_to_be_alone = lease is not None and lease.is_suspect
             if lease is None:
                 return None
             self._coming[lease.held] = lease.remaining
             self._held.add(lease.held)
             return lease, started
 
-    def _claim(self, shard_id: str) -> Lease | None:
+    def _wait_for_room(self) -> None:
+        with self._freed:
+            while not (self._draining.is_set() or self._has_room()):
+                self._freed.wait(ROOM_SECONDS)
+
+    def _claim_if_needed(self, claim: Callable[[], Claimed]) -> Claimed:
+        return None if self._draining.is_set() else claim()
+
+    def _claim(self, shard_id: str) -> Claimed:
         with db.transaction(self._database) as connection:
             return claims.claim(connection, shard_id, self._claimant)
 
     @property
     def _claimant(self) -> Claimant:
         seconds = self._settings.shards.lease_seconds
-        return Claimant(self.worker_id, self.models, endpoints.served(self._engine), seconds)
+        return Claimant(self.worker_id, self.models, endpoints.served(self._engine), seconds, alone=not self._held)
 
     def poll(self) -> None:
         """Look into Postgres for shards whose hint got lost, until the worker drains. A thread of its own."""
@@ -201,7 +268,7 @@ class Runtime:
         pool.submit(self._run_polled, *taken)
         return True
 
-    def _claim_next(self) -> Lease | None:
+    def _claim_next(self) -> Claimed:
         with db.transaction(self._database) as connection:
             return claims.claim_unhinted(connection, self._claimant, hint_seconds=self._settings.worker.poll_seconds)
 
@@ -220,6 +287,9 @@ class Runtime:
         try:
             return self._run_to_end(lease, started)
         finally:
+            if lease.is_suspect:
+                # First: once nothing is held, the next suspect may be claimed.
+                self._is_to_be_alone = False
             self._held.discard(lease.held)
             self._coming.pop(lease.held, None)
             self._hinted.discard(lease.held)
@@ -228,6 +298,7 @@ class Runtime:
 
     def _run_to_end(self, lease: Lease, started: float) -> dict[str, Any]:
         run = self._load(lease, started)
+        self._close_breaker()
         rows = len(run.rows)
         self._window.add(run)
         # After the window has heard of it.
@@ -249,7 +320,16 @@ class Runtime:
             rows=deque(rows),
             lease_deadline=started + shards.lease_seconds - shards.lease_margin_seconds,
             start_deadline=started + lease.seconds_left,
+            marked_line=lease.last_line if lease.is_suspect else 0,
         )
+
+    def _close_breaker(self) -> None:
+        """Before the first row: from now on a death is a matter of rows."""
+        if self._has_run:
+            return
+        with suppress(Unavailable), db.transaction(self._database) as connection:
+            breakers.close(connection, socket.gethostname(), self.models)
+            self._has_run = True
 
     def _hand_back(self, run: ShardRun) -> None:
         """Release what is not done, and end the batch if this was the last of it.
@@ -259,11 +339,20 @@ class Runtime:
         lease, retention = run.lease, self._settings.retention
         try:
             if run.ending is not Ending.DONE:
-                db.retrying(self._database, lambda connection: leases.release(connection, *lease.held))
+                db.retrying(self._database, lambda connection: self._give_back(connection, run))
             db.retrying(self._database, lambda connection: lifecycle.settle(connection, lease.batch_id, retention))
         except Unavailable:
             # The reconciler does both.
             log.warning("not_handed_back", shard_id=lease.shard_id)
+
+    def _give_back(self, connection: Connection, run: ShardRun) -> None:
+        """Release the lease of a shard; if the engine died under it, its rows are suspects."""
+        lease, most_deaths = run.lease, self._settings.shards.most_deaths
+        if not (self._engine_died.is_set() and run.started_line):
+            leases.release(connection, *lease.held)
+            return
+        state = suspects.died(connection, lease.held, run.started_line, most_deaths=most_deaths)
+        log.error("engine_died_under", shard_id=lease.shard_id, batch_id=lease.batch_id, state=state)
 
     # Ending.
 
@@ -288,6 +377,7 @@ class Runtime:
         self._draining.set()
         self._poll_now.set()
         self._keeper.close()
+        self._marker.close()
         self._writer.close()
         with suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(LAST_WORDS_SECONDS)
@@ -304,6 +394,7 @@ class Runtime:
     def _die_soon(self) -> None:
         """The engine is dead: give the shards back while there is time, then end the process."""
         if self._dying.acquire(blocking=False):
+            self._engine_died.set()
             self._draining.set()
             self._let_go(abort=True)
             threading.Thread(target=self._last_words, name="last-words").start()
@@ -313,6 +404,23 @@ class Runtime:
         while self._held and time.monotonic() < deadline:
             time.sleep(0.05)
         self._die_now()
+
+    def _die_stalled(self) -> None:
+        """The engine hangs, or died while it had nothing to do. Its rows will not end: tell of them as they are."""
+        if self._dying.acquire(blocking=False):
+            self._engine_died.set()
+            reporting = threading.Thread(target=self._report_stalled, name="last-words", daemon=True)
+            reporting.start()
+            reporting.join(LAST_WORDS_SECONDS)
+            self._die_now()
+
+    def _report_stalled(self) -> None:
+        runs = self._window.runs()
+        if not any(run.in_engine for run in runs):
+            self._note_failure()
+        for run in runs:
+            run.ending = Ending.LET_GO
+            self._hand_back(run)
 
     def _die_now(self) -> None:
         # A hung or dead engine does not let its threads be joined.

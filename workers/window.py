@@ -8,12 +8,15 @@ The window does not know where a shard or a batch ends: the first rows of the ne
 this one. Projects take turns, row by row, and so do the batches of a project that have the same priority; shards of one
 batch go one after the other, model by model: an engine may have to swap adapters in between. All its state belongs to
 the event loop; other threads enter through `call_soon_threadsafe`.
+
+A row is started only if its shard's mark covers it: Postgres knows that it may be aboard (`jobs.leases.mark`). Marks
+are set ahead of the rows (`workers.marker`), as little as does not make the engine wait.
 """
 
 import asyncio
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -53,11 +56,20 @@ class ShardRun:
     """When this worker must stop using the lease (monotonic seconds). The lease keeper moves it on."""
     start_deadline: float
     """When the batch expires (monotonic seconds): no row is started later."""
+    marked_line: int = 0
+    """Rows up to this line may be started."""
+    started_line: int = 0
+    """Rows up to this line were started; 0: none."""
     in_engine: set[asyncio.Task[Outcome]] = field(default_factory=set)
     unwritten: int = 0
     """Outcomes on their way to Postgres."""
     ending: Ending = Ending.DONE
     ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def may_start(self) -> bool:
+        """Whether the next row is covered by the mark."""
+        return bool(self.rows) and self.rows[0].line_no <= self.marked_line
 
     @property
     def is_lost(self) -> bool:
@@ -71,12 +83,14 @@ class _Request(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Request).decode
 
 Sink = Callable[[ShardRun, Outcome, bool], None]
+# Marks cover what is started in so many rounds of the marker, so that an engine of any speed finds them set.
+ROUNDS = 4
 
 
 class Window:
     """At most `size` rows in the engine, and at most `max_unwritten` outcomes waiting for Postgres."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a thing of its own
         self,
         engine: Engine,
         loop: asyncio.AbstractEventLoop,
@@ -86,17 +100,25 @@ class Window:
         request_timeout_seconds: float,
         sink: Sink,
         on_fatal: Callable[[], None],
+        on_unmarked: Callable[[], None],
         images: Resolver | None = None,
     ) -> None:
         self._engine, self._loop, self._images = engine, loop, images
         self.size, self._max_unwritten, self._timeout = size, max_unwritten, request_timeout_seconds
-        self._sink, self._on_fatal = sink, on_fatal
+        self._sink, self._on_fatal, self._on_unmarked = sink, on_fatal, on_unmarked
         self._runs: list[ShardRun] = []
         self._in_flight = 0
         self._unwritten = 0
+        # Rows started since marks were asked for.
+        self._started = 0
         # When each project and each batch had its last turn, counted in rows.
         self._turn = 0
         self._turns: dict[str, int] = {}
+
+    @property
+    def _spare(self) -> int:
+        """Rows of a batch that are covered beyond what is needed at once."""
+        return self.size // 8 + 1
 
     # From any thread.
 
@@ -116,11 +138,40 @@ class Window:
         """Start no more rows of a shard. With `abort`, end the running ones too."""
         self._loop.call_soon_threadsafe(self._end, run, ending, abort)
 
+    async def unmarked(self) -> dict[ShardRun, int]:
+        """Return how far the marks of shards should reach by now, as lines. Runs on the loop.
+
+        Of each batch a few rows are covered beyond those that find a place at once: an eighth of the window, or what is
+        started in the time of some rounds, if that is more.
+        """
+        waiting = sorted((run for run in self._runs if run.rows), key=self._place)
+        batches = {run.lease.batch_id for run in waiting}
+        places = max(0, self.size - self._in_flight) // max(1, len(batches))
+        ahead = defaultdict[str, int](lambda: places + max(self._spare, ROUNDS * self._started))
+        due: dict[ShardRun, int] = {}
+        for run in waiting:
+            count = min(ahead[run.lease.batch_id], len(run.rows))
+            ahead[run.lease.batch_id] -= count
+            if count and (line := run.rows[count - 1].line_no) > run.marked_line:
+                due[run] = line
+        self._started = 0
+        return due
+
+    def marked(self, run: ShardRun, line: int) -> None:
+        """Note that the mark of a shard reaches `line`."""
+        self._loop.call_soon_threadsafe(self._marked, run, line)
+
     # On the loop.
 
     def _add(self, run: ShardRun) -> None:
         self._runs.append(run)
         self._close_if_over(run)
+        if run.rows:
+            self._on_unmarked()
+        self._pump()
+
+    def _marked(self, run: ShardRun, line: int) -> None:
+        run.marked_line = max(run.marked_line, line)
         self._pump()
 
     def _pump(self) -> None:
@@ -128,13 +179,19 @@ class Window:
             self._start(run, run.rows.popleft())
 
     def _next_run(self) -> ShardRun | None:
-        """Return the shard whose row is next: of the project that has waited longest, the batch that comes first."""
+        """Return the shard whose row is next: of the project that has waited longest, the batch that comes first.
+
+        One whose mark is late is passed over: it has its turn as soon as the mark is there.
+        """
         now = time.monotonic()
         for run in tuple(self._runs):
             if run.rows and now >= min(run.lease_deadline, run.start_deadline):
                 self._end(run, Ending.LOST if now >= run.lease_deadline else Ending.LET_GO, abort=run.is_lost)
         waiting = [run for run in self._runs if run.rows]
         chosen = min(waiting, key=self._place, default=None)
+        if chosen and not chosen.may_start:
+            self._on_unmarked()
+            chosen = min((run for run in waiting if run.may_start), key=self._place, default=None)
         if chosen:
             self._turn += 1
             self._turns[chosen.lease.project_id] = self._turns[chosen.lease.batch_id] = self._turn
@@ -152,6 +209,10 @@ class Window:
         )
 
     def _start(self, run: ShardRun, row: Row) -> None:
+        run.started_line = row.line_no
+        self._started += 1
+        if len(run.rows) < self._spare or row.line_no > run.marked_line - self._spare:
+            self._on_unmarked()
         task = self._loop.create_task(self._run_row(run, row))
         run.in_engine.add(task)
         self._in_flight += 1

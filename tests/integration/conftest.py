@@ -86,7 +86,9 @@ class Domain:
 
     def claim(self, shard_id: str, seconds: float = 60, worker: str = "worker_1") -> Lease | None:
         with db.transaction(self.engine) as connection:
-            return claims.claim(connection, shard_id, Claimant(worker, ["scripted"], BATCH_ENDPOINTS, seconds))
+            claimed = claims.claim(connection, shard_id, Claimant(worker, ["scripted"], BATCH_ENDPOINTS, seconds))
+        assert claimed != "be_alone"
+        return claimed
 
     def claim_soon(self, shard_id: str) -> Lease:
         """Claim a shard of a batch that the service made.

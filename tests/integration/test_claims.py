@@ -109,7 +109,7 @@ def test_a_lost_hint_is_made_up_for_in_the_same_order(domain: Any, huge: Tenant,
     for _ in range(3):
         with db.transaction(domain.engine) as connection:
             lease = claims.claim_unhinted(connection, Claimant("w", ["scripted"], [CHAT], 60), hint_seconds=10)
-        assert lease
+        assert isinstance(lease, Lease)
         order.append(lease.batch_id)
     assert order in ([first, second, first], [second, first, first]), "neither had a turn before"
 

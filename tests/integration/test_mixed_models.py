@@ -48,7 +48,9 @@ def mixed(count: int, models: Sequence[str] = MODELS) -> bytes:
 
 def claim(domain: Any, hinted: str, models: Sequence[str] = MODELS) -> Lease | None:
     with db.transaction(domain.engine) as connection:
-        return claims.claim(connection, hinted, Claimant("w", models, [CHAT], 60))
+        claimed = claims.claim(connection, hinted, Claimant("w", models, [CHAT], 60))
+    assert claimed != "be_alone"
+    return claimed
 
 
 def claim_all(domain: Any, batch_id: str) -> list[Lease]:
@@ -175,7 +177,7 @@ def test_a_mixed_batch_does_not_hold_up_an_older_one(domain: Any, together: None
     newer = domain.create(domain.upload(mixed(6)))
     with db.transaction(domain.engine) as connection:
         lease = claims.claim_unhinted(connection, Claimant("w", MODELS, [CHAT], 60), hint_seconds=10)
-    assert lease
+    assert isinstance(lease, Lease)
     assert lease.batch_id == older != newer
 
 

@@ -54,7 +54,7 @@ class GatedEngine:
             raise
         finally:
             del self.running[prompt]
-        return {"echo": prompt}
+        return {"choices": [], "echo": prompt}
 
 
 class Bench:
@@ -65,6 +65,7 @@ class Bench:
         self.loop = asyncio.new_event_loop()
         self.outcomes: list[tuple[ShardRun, Outcome, bool]] = []
         self.fatal = threading.Event()
+        self.unmarked = threading.Event()
         self.window = Window(
             self.engine,
             self.loop,
@@ -73,6 +74,7 @@ class Bench:
             request_timeout_seconds=timeout,
             sink=lambda *item: self.outcomes.append(item),
             on_fatal=self.fatal.set,
+            on_unmarked=self.unmarked.set,
         )
 
     def turn(self) -> None:
@@ -90,6 +92,7 @@ class Bench:
         priority: int = 0,
         model_no: int = 0,
         first_line: int = 1,
+        marked: int = 1_000,
     ) -> ShardRun:
         lines = jsonl(request(prompt, prompt) for prompt in prompts).splitlines(keepends=True)
         run = ShardRun(
@@ -101,6 +104,7 @@ class Bench:
             ),
             lease_deadline=time.monotonic() + lease,
             start_deadline=time.monotonic() + expires,
+            marked_line=marked,
         )
         self.window.add(run)
         self.turn()
@@ -272,7 +276,7 @@ def test_a_body_that_cannot_be_read_keeps_its_custom_id(bench: Bench) -> None:
     run = bench.run("a")
     bench.finish("a")
     line = jsonl([request("big")]).replace(b'"hello"}]', b'"hello"}], "x": 1e999')
-    other = ShardRun(run.lease, deque([Row(1, "big", line)]), run.lease_deadline, run.start_deadline)
+    other = ShardRun(run.lease, deque([Row(1, "big", line)]), run.lease_deadline, run.start_deadline, 1)
     bench.window.add(other)
     bench.turn()
     assert bench.custom_ids()[1] == ("big", 400)
@@ -288,3 +292,55 @@ def test_outcomes_that_wait_for_postgres_hold_back_new_rows() -> None:
     assert set(bench.engine.running) == {"b"}
     bench.finish("b")
     bench.close()
+
+
+def test_a_row_is_started_only_when_its_mark_is_set(bench: Bench) -> None:
+    run = bench.run("a", "b", marked=0)
+    assert bench.unmarked.is_set()
+    assert not bench.engine.running
+    bench.window.marked(run, 1)
+    bench.turn()
+    assert set(bench.engine.running) == {"a"}
+    assert run.started_line == 1
+    bench.window.marked(run, 2)
+    bench.turn()
+    assert set(bench.engine.running) == {"a", "b"}
+
+
+def test_a_shard_whose_mark_is_late_holds_up_no_other(bench: Bench) -> None:
+    bench.run("a", marked=0)
+    bench.run("b", batch="batch_2")
+    assert set(bench.engine.running) == {"b"}
+
+
+def due(bench: Bench) -> dict[str, int]:
+    """Return how far marks should reach, by batch."""
+    found = bench.loop.run_until_complete(bench.window.unmarked())
+    return {run.lease.batch_id: line for run, line in found.items()}
+
+
+def test_marks_cover_free_places_and_a_little_more(bench: Bench) -> None:
+    run = bench.run(*"abcdefgh", marked=0)
+    assert due(bench) == {"batch_1": 3}
+    bench.window.marked(run, 3)
+    bench.turn()
+    due(bench)
+    assert due(bench) == {}, "c is covered, and waits"
+
+
+def test_a_fast_engine_gets_marks_further_ahead(bench: Bench) -> None:
+    bench.run(*"abcdefgh", marked=2)
+    assert due(bench) == {"batch_1": 8}, "two were started since the last look"
+    assert due(bench) == {"batch_1": 3}
+
+
+def test_marks_go_on_into_the_next_shard_of_a_batch(bench: Bench) -> None:
+    bench.run("a", "b")
+    bench.run("c", "d", first_line=5, marked=0)
+    assert due(bench) == {"batch_1": 2}
+
+
+def test_each_batch_has_marks_ahead(bench: Bench) -> None:
+    bench.run("a", "b", marked=0)
+    bench.run("c", "d", batch="batch_2", project="proj_2", marked=0)
+    assert due(bench) == {"batch_1": 2, "batch_2": 2}

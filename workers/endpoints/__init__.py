@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import RequestRejected
-from jobs.protocol import BATCH_ENDPOINTS, CHAT, EMBEDDINGS, MESSAGES, RESPONSES, SCORE
+from jobs.errors import EngineError, RequestRejected
+from jobs.protocol import BATCH_ENDPOINTS, CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, SCORE
 from workers.endpoints import messages, responses, score
 from workers.engines import parameters
 from workers.engines.base import Body, Engine
@@ -43,6 +43,8 @@ TRANSLATIONS = {
     MESSAGES: Translation(CHAT, messages.MessagesParameters, messages.to_chat, messages.from_chat, messages.names),
     SCORE: Translation(EMBEDDINGS, score.ScoreParameters, score.to_embeddings, score.from_embeddings, score.names),
 }
+# What an answer is a list of.
+ANSWERS = {CHAT: "choices", COMPLETIONS: "choices", EMBEDDINGS: "data"}
 
 
 def served(engine: Engine) -> list[str]:
@@ -58,6 +60,7 @@ async def run(engine: Engine, endpoint: str, body: Body, *, tenant: str = "", im
 
     Raises:
         RequestRejected: the request cannot be run; a parameter has the name that the client knows it by.
+        EngineError: what the engine answered is no answer.
         EngineFatal: the engine is dead.
     """
     if endpoint in engine.endpoints():
@@ -76,7 +79,14 @@ async def _ask(engine: Engine, endpoint: str, body: Body, tenant: str, images: R
         if images is None or not engine.takes_images():
             raise RequestRejected("This model takes no images.", code="invalid_value", param=places[0].param)
         body = await images.resolve(body, places, tenant)
-    return await engine.run(endpoint, body, tenant=tenant)
+    return _checked(endpoint, await engine.run(endpoint, body, tenant=tenant))
+
+
+def _checked(endpoint: str, answer: Body) -> Body:
+    """Return an engine's answer if it is one. What it holds else is the engine's own matter."""
+    if (name := ANSWERS.get(endpoint)) and not (isinstance(answer, dict) and isinstance(answer.get(name), list)):
+        raise EngineError
+    return answer
 
 
 def _renamed(error: RequestRejected, names: Mapping[str, str]) -> RequestRejected:

@@ -10,7 +10,10 @@ def make(settings: Worker) -> Engine:
         from workers.engines.scripted import ScriptedEngine
 
         return ScriptedEngine(
-            settings.scripted_models, capacity=settings.scripted_capacity, stall_seconds=settings.stall_seconds
+            settings.scripted_models,
+            capacity=settings.scripted_capacity,
+            stall_seconds=settings.stall_seconds,
+            fault=settings.scripted_fault,
         )
     if settings.engine == "vllm":
         from workers.engines.vllm import VllmEngine

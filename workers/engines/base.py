@@ -10,6 +10,12 @@ Body = dict[str, Any]
 
 # Where a request for each endpoint has its prompt.
 PROMPT_OF = {CHAT: "messages", COMPLETIONS: "prompt", EMBEDDINGS: "input"}
+# What an engine that works answers in a moment.
+PROBES: dict[str, Body] = {
+    CHAT: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1},
+    COMPLETIONS: {"prompt": "Hello", "max_tokens": 1},
+    EMBEDDINGS: {"input": "Hello"},
+}
 
 
 class Engine(Protocol):

@@ -7,7 +7,10 @@ The first word of the last message (or of the prompt, or of the first input) dec
     ERROR ...               raises an error that no engine should
     HANG                    never answers, and makes no progress
     CRASH                   kills the process with SIGKILL
+    CRASH_ONCE <path> ...   does so if there is no file of that name, and leaves one
     FATAL                   the engine dies, the process lives
+    REORDER ...             is answered after those that came later, more or less
+    GARBAGE ...             is answered with what is no answer
     anything else           is answered with itself, up to a stop string
 
 An image in it reads as `[image 64x48 png]`, by what its first bytes say. Embeddings are made of the input's hash.
@@ -19,15 +22,17 @@ import hashlib
 import io
 import math
 import os
+import random
 import signal
 import struct
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from jobs.errors import EngineFatal, RequestRejected
+from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from workers.engines.base import Body, ProgressWatch
 
@@ -37,13 +42,17 @@ class ScriptedEngine:
 
     name = "scripted"
 
-    def __init__(self, models: Sequence[str], *, capacity: int = 256, stall_seconds: float) -> None:
-        self._models, self._capacity = models, capacity
+    def __init__(
+        self, models: Sequence[str], *, capacity: int = 256, stall_seconds: float, fault: str = "none"
+    ) -> None:
+        self._models, self._capacity, self._fault = models, capacity, fault
         self._places = asyncio.Semaphore(capacity)
         self._progress = ProgressWatch(stall_seconds)
 
     async def start(self) -> None:
-        pass
+        if self._fault == "start":
+            message = "The scripted engine was asked not to start."
+            raise ConfigurationError(message)
 
     def models(self) -> Sequence[str]:
         return self._models
@@ -59,15 +68,20 @@ class ScriptedEngine:
 
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:  # noqa: ARG002
         text = _prompt(endpoint, body)
+        if self._fault == "requests":
+            raise EngineFatal
         with self._progress:
             if action := _ACTIONS.get(text.split(" ", 1)[0]):
                 async with self._places:
                     await action(text)
             self._progress.advance()
+        if text.startswith("GARBAGE"):
+            return {"garbage": text}
         return _embeddings(body) if endpoint == EMBEDDINGS else _response(endpoint, body, text)
 
     def healthy(self) -> bool:
-        return self._progress.healthy()
+        died_idle = self._fault == "idle" and not self._progress.busy
+        return not died_idle and self._progress.healthy()
 
     async def stop(self) -> None:
         pass
@@ -165,6 +179,17 @@ async def _crash(_: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def _crash_once(text: str) -> None:
+    mark = Path(text.split()[1])
+    if not mark.exists():
+        mark.touch()
+        await _crash(text)
+
+
+async def _reorder(_: str) -> None:
+    await asyncio.sleep(random.uniform(0, 0.2))  # noqa: S311  no secret
+
+
 async def _fatal(_: str) -> None:
     raise EngineFatal
 
@@ -175,5 +200,7 @@ _ACTIONS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "ERROR": _error,
     "HANG": _hang,
     "CRASH": _crash,
+    "CRASH_ONCE": _crash_once,
+    "REORDER": _reorder,
     "FATAL": _fatal,
 }
