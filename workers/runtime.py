@@ -80,7 +80,7 @@ class Runtime:
         self._wire()
         self._writer.start()
         self._keeper.start()
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="register_worker") as connection:
             fleet.register(
                 connection,
                 self.worker_id,
@@ -167,7 +167,7 @@ class Runtime:
             return lease, started
 
     def _claim(self, shard_id: str) -> Lease | None:
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="claim_hinted") as connection:
             return claims.claim(connection, shard_id, self._claimant)
 
     @property
@@ -202,8 +202,9 @@ class Runtime:
         return True
 
     def _claim_next(self) -> Lease | None:
-        with db.transaction(self._database) as connection:
-            return claims.claim_unhinted(connection, self._claimant, hint_seconds=self._settings.worker.poll_seconds)
+        seconds = self._settings.worker.poll_seconds
+        with db.transaction(self._database, point="claim_polled") as connection:
+            return claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds)
 
     def _run_polled(self, lease: Lease, started: float) -> None:
         try:
@@ -240,7 +241,7 @@ class Runtime:
         return {"claimed": True, "batch": lease.batch_id, "rows": rows, "ending": str(run.ending)}
 
     def _load(self, lease: Lease, started: float) -> ShardRun:
-        rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease))
+        rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease), point="load_rows")
         if len(rows) != lease.remaining:
             log.error("rows_missing", shard_id=lease.shard_id, found=len(rows), remaining=lease.remaining)
         shards = self._settings.shards
@@ -259,8 +260,14 @@ class Runtime:
         lease, retention = run.lease, self._settings.retention
         try:
             if run.ending is not Ending.DONE:
-                db.retrying(self._database, lambda connection: leases.release(connection, *lease.held))
-            db.retrying(self._database, lambda connection: lifecycle.settle(connection, lease.batch_id, retention))
+                db.retrying(
+                    self._database, lambda connection: leases.release(connection, *lease.held), point="release_shard"
+                )
+            db.retrying(
+                self._database,
+                lambda connection: lifecycle.settle(connection, lease.batch_id, retention),
+                point="settle_batch",
+            )
         except Unavailable:
             # The reconciler does both.
             log.warning("not_handed_back", shard_id=lease.shard_id)
@@ -292,7 +299,11 @@ class Runtime:
         with suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(LAST_WORDS_SECONDS)
         with suppress(Unavailable):
-            db.retrying(self._database, lambda connection: fleet.note_stopped(connection, self.worker_id))
+            db.retrying(
+                self._database,
+                lambda connection: fleet.note_stopped(connection, self.worker_id),
+                point="note_worker_stopped",
+            )
         log.info("worker_stopped", worker_id=self.worker_id)
 
     async def _end(self) -> None:
