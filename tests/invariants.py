@@ -29,6 +29,9 @@ Seen = Mapping[tuple[str, int], bytes]
 
 # Each asks for rows that must not be there.
 NEVER: dict[str, str] = {
+    "I2: every result is one of a request": """
+        SELECT x.batch_id, x.line_no FROM results x LEFT JOIN requests r USING (batch_id, line_no)
+        WHERE r.batch_id IS NULL""",
     "I2: the counters of a shard are its rows": """
         SELECT s.id FROM shards s CROSS JOIN LATERAL (
             SELECT count(*) FILTER (WHERE NOT x.is_error) AS completed, count(*) FILTER (WHERE x.is_error) AS failed
@@ -37,9 +40,6 @@ NEVER: dict[str, str] = {
         ) AS there
         WHERE (s.completed, s.failed) <> (there.completed, there.failed)
           AND NOT EXISTS (SELECT FROM files f WHERE f.batch_id = s.batch_id AND f.sweep_began_at IS NOT NULL)""",
-    "I2: every result is one of a request": """
-        SELECT x.batch_id, x.line_no FROM results x LEFT JOIN requests r USING (batch_id, line_no)
-        WHERE r.batch_id IS NULL""",
     "I6: a result file is its batch's project's": """
         SELECT f.id FROM files f JOIN batches b ON b.id = f.batch_id WHERE f.project_id <> b.project_id""",
     "I6: a message is its batch's and its endpoint's project's": """

@@ -122,7 +122,8 @@ class Backstage:
 
     def sweep(self) -> None:
         """Do what the reconciler does, once."""
-        assert self._reconciler.sweep()
+        # The sweep before this one may hold its lock until Postgres has seen its connection go.
+        services.wait_until(self._reconciler.sweep, "no other sweep is at work")
 
     def claim(self, seconds: float = 60) -> Lease | None:
         claimant = Claimant("worker_backstage", [MODEL], BATCH_ENDPOINTS, seconds)
