@@ -8,6 +8,7 @@ name is written once, as a literal, so that tests find all of them in the source
 """
 
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -15,6 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from jobs.errors import Unavailable
+
+# On stderr, also in a command that has no logs: its stdout is what it answers.
+log = logging.getLogger(__name__)
 
 VARIABLE = "PROMPTMILL_TEST_FAILPOINT"
 
@@ -31,6 +35,7 @@ class Armed:
     def reach(self) -> None:
         # `next` on a count is one step for Python's threads.
         if next(self._times) == self.nth:
+            log.warning("failpoint_reached %s", self.name)
             self.act()
 
 

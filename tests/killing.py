@@ -41,7 +41,7 @@ class Doomed:
     """One of our processes, which dies at a failpoint, once. Whoever starts it again leaves the failpoint out."""
 
     def __init__(self, stack: services.Stack, command: str, point: str, *, ready: str, nth: int = 1) -> None:
-        self._stack, self._command, self._ready = stack, command, ready
+        self._stack, self._command, self._ready, self._point = stack, command, ready, point
         self.deaths = 0
         # Not waited for: it may die before it is ready.
         self.process = stack.start(command, **{VARIABLE: f"{point}:kill9:{nth}"})
@@ -57,6 +57,7 @@ class Doomed:
         """Note that it died, at its failpoint and in no other way."""
         services.wait_until(self.is_dead, "it comes by the failpoint")
         assert self.process.popen.returncode == -signal.SIGKILL, self.process.tail()
+        assert reached(self.process, self._point), self.process.tail()
         self.deaths += 1
 
     def revive(self) -> None:
@@ -64,6 +65,10 @@ class Doomed:
         if self.is_dead():
             self.bury()
             self.process = self._stack.start(self._command, wait_for=self._ready)
+
+
+def reached(process: services.Process, point: str) -> bool:
+    return f"failpoint_reached {point}" in process.log.read_text()
 
 
 class Backstage:

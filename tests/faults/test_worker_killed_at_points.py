@@ -1,4 +1,7 @@
-"""F1, F2, F3, F4, F7: what a shard's attempts and results say after its worker died, or its heartbeat hung, at one point."""
+"""F1, F2, F3, F4, F7, F44: what a shard's attempts and results say after its worker had an accident at one point.
+
+It died there, its heartbeat hung, or its COMMIT got no answer.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,7 +9,7 @@ from collections.abc import Iterator
 import invariants
 import pytest
 import services
-from killing import SETTINGS, Backstage, Doomed, keep_alive
+from killing import SETTINGS, Backstage, Doomed, keep_alive, reached
 from payloads import numbered
 
 from jobs import db, leases
@@ -78,6 +81,26 @@ def test_a_batch_whose_last_result_is_committed_ends_without_a_worker(
     backstage.sweep()
     assert backstage.status(batch_id) == "completed"
     assert reasons(backstage) == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("point", "attempts"), [("claim_hinted", ["lost", "done"]), ("write_results", ["done"]), ("settle_batch", ["done"])]
+)
+def test_a_commit_without_an_answer_is_not_done_twice(
+    stack: services.Stack, backstage: Backstage, point: str, attempts: list[str]
+) -> None:
+    worker = stack.worker(**{VARIABLE: f"{point}.after_commit:raise"})
+    batch_id = backstage.submit(numbered(REQUESTS))
+    backstage.hint(batch_id)
+
+    def is_over() -> bool:
+        backstage.sweep()
+        return backstage.status(batch_id) == "completed"
+
+    services.wait_until(is_over, "the batch ends")
+    assert reached(worker, f"{point}.after_commit")
+    assert reasons(backstage) == attempts
+    assert worker.stop() == 0, worker.tail()
 
 
 def test_a_worker_whose_heartbeat_hangs_writes_nothing_after_its_lease(
