@@ -8,8 +8,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("jobs", "api", "workers")
-# Helpers that commit: each mention of one names its `point`.
-COMMITTING = {"transaction", "retrying"}
 # What makes something durable or sends it away; a failpoint stands before it and behind it.
 DURABLE = {"commit", "fsync", "fdatasync", "rename", "renames", "send_task", "apply_async"}
 # The processes that reach the points of a file; the longest beginning of its path counts.
@@ -36,6 +34,13 @@ class Module:
 def product() -> list[Module]:
     found = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     return [Module(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())) for path in found]
+
+
+def committing() -> set[str]:
+    """Return the helpers that commit: the functions of `jobs.db` with a `point`. Each mention of one names it."""
+    tree = ast.parse((ROOT / "jobs" / "db.py").read_text())
+    functions = [each for each in tree.body if isinstance(each, ast.FunctionDef)]
+    return {each.name for each in functions if "point" in {arg.arg for arg in each.args.args + each.args.kwonlyargs}}
 
 
 def names(module: Module) -> Iterator[str]:
@@ -70,12 +75,20 @@ def _problems(module: Module) -> Iterator[str]:
         point = _point(call)
         if not (isinstance(point, ast.Constant) or (isinstance(point, ast.Name) and point.id == "point")):
             yield f"{module.path}:{call.lineno}: the point is neither a literal nor handed on"
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Name | ast.Attribute) and _name(node) in COMMITTING and id(node) not in with_point:
+    helpers = committing()
+    for node in _mentions(module.tree):
+        if _name(node) in helpers and id(node) not in with_point:
             yield f"{module.path}:{node.lineno}: {_name(node)} without a point"
     for function in ast.walk(module.tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _bare(module.path, function)
+
+
+def _mentions(tree: ast.AST) -> Iterator[ast.expr]:
+    """Yield the names by themselves, and those of `jobs.db`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _name(node.value) == "db"):
+            yield node
 
 
 def _bare(path: str, function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:

@@ -14,7 +14,7 @@ from jobs.errors import Unavailable
 
 BARE = {
     "with db.transaction(engine) as connection:\n    pass": "transaction without a point",
-    "await context.transaction(caller, work)": "transaction without a point",
+    "transaction(engine)": "transaction without a point",
     "db.retrying(engine, work)": "retrying without a point",
     "open_one = db.transaction": "transaction without a point",
     "db.retrying(engine, work, point=name)": "the point is neither a literal nor handed on",
@@ -64,6 +64,10 @@ def test_what_lacks_a_failpoint_is_found(code: str) -> None:
 @pytest.mark.parametrize("code", WHOLE)
 def test_what_has_its_failpoints_or_needs_none_is_let_be(code: str) -> None:
     assert failpoint_scan.problems([module(code)]) == []
+
+
+def test_the_helpers_that_commit_are_known() -> None:
+    assert {"transaction", "retrying"} <= failpoint_scan.committing()
 
 
 def test_each_failpoint_is_found_with_the_processes_that_reach_it() -> None:
