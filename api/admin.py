@@ -19,7 +19,7 @@ ALL = 1_000_000
 def _once(settings: Settings, work: Callable[[Connection], Answer]) -> Answer:
     engine = db.make_engine(settings.database_url.get_secret_value(), connections=1)
     try:
-        with db.transaction(engine) as connection:
+        with db.transaction(engine, point="administer") as connection:
             return work(connection)
     finally:
         engine.dispose()

@@ -33,13 +33,30 @@ class Context:
     joins: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_JOINS))
     """Threads of their own for uploads that are put together."""
 
-    async def transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
-        """Run `work` in one transaction, off the event loop; with a caller, Postgres shows it its project only."""
-        return await run_in_threadpool(self._transaction, caller, work)
+    async def transaction(self, caller: Caller | None, work: Callable[[Connection], Answer], *, point: str) -> Answer:
+        """Run `work` in one transaction, off the event loop; with a caller, Postgres shows it its project only.
 
-    def _transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
-        with db.transaction(self.database, caller.project_id if caller else None) as connection:
-            return work(connection)
+        `point` names its failpoints.
+        """
+
+        def run() -> Answer:
+            with db.transaction(self.database, _project(caller), point=point) as connection:
+                return work(connection)
+
+        return await run_in_threadpool(run)
+
+    async def reading(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
+        """Run `work`, which writes nothing, in one transaction; otherwise as `transaction`."""
+
+        def run() -> Answer:
+            with db.reading(self.database, _project(caller)) as connection:
+                return work(connection)
+
+        return await run_in_threadpool(run)
+
+
+def _project(caller: Caller | None) -> str | None:
+    return caller.project_id if caller else None
 
 
 def _context(request: Request) -> Context:
@@ -73,7 +90,7 @@ async def _caller(request: Request, needs: SecurityScopes, context: Here) -> Cal
         quotas.take_call(connection, caller.project_id, default if most is None else most)
         return caller
 
-    caller = await context.transaction(None, admit)
+    caller = await context.transaction(None, admit, point="admit_call")
     caller.require(needs.scopes)
     return caller
 

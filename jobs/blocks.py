@@ -90,7 +90,7 @@ class Blocks:
     def _drop_some(self) -> bool:
         """Remove a run of rows, and the file with the last one; return whether it is over."""
         unfinished = (files.c.id == self.file_id) & (files.c.status == "uploading")
-        with db.transaction(self._engine) as connection:
+        with db.transaction(self._engine, point="drop_rows") as connection:
             if connection.execute(select(files.c.id).where(unfinished).with_for_update()).first() is None:
                 return True
             if is_empty := drop(connection, self.file_id):
@@ -111,7 +111,7 @@ class Blocks:
             self._writing.result()
 
     def _write(self, rows: list[bytes]) -> None:
-        with db.transaction(self._engine) as connection:
+        with db.transaction(self._engine, point="write_block") as connection:
             connection.execute(_WITHOUT_WAITING)
             connection.execute(self._touch())
             with db.driver(connection).cursor().copy(COPY_LINES) as copy:

@@ -102,7 +102,7 @@ class Page:
 
 def stream_range(engine: Engine, source: Source, start: int, length: int) -> Generator[bytes]:
     """Yield `length` bytes of the file from byte `start` on, as `stream` does. Only the lines they are in are read."""
-    with db.transaction(engine, source.project_id) as connection:
+    with db.reading(engine, source.project_id) as connection:
         row = db.driver(connection).execute(source.locate(start)).fetchone()
     if row is None:
         return
@@ -150,7 +150,7 @@ def stream(engine: Engine, source: Source, *, after: int = 0) -> Generator[bytes
 
 def _read_page(engine: Engine, source: Source, before: Page) -> Page:
     most_lines = min(max(2 * before.lines, MIN_PAGE_LINES), MAX_PAGE_LINES)
-    with db.transaction(engine, source.project_id) as connection:
+    with db.reading(engine, source.project_id) as connection:
         db.driver(connection).execute(_IN_ORDER)
         copied = _copy_out(db.driver(connection), source.page(before.last_line, most_lines))
     rows = list(pgcopy.unpack(memoryview(copied)))

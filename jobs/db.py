@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs.errors import InvalidRequest, Unavailable
+from jobs.failpoints import failpoint
 
 Answer = TypeVar("Answer")
 
@@ -63,21 +64,50 @@ _LIMIT_TO_PROJECT = text(
 
 
 @contextmanager
-def transaction(engine: Engine, project_id: str | None = None) -> Iterator[Connection]:
+def transaction(engine: Engine, project_id: str | None = None, *, point: str | None = None) -> Iterator[Connection]:
     """Open one transaction; it is committed at the end of the block, or rolled back by an exception.
 
-    With `project_id`, Postgres shows and takes rows of that project only, whatever the statements say.
+    With `project_id`, Postgres shows and takes rows of that project only, whatever the statements say. `point` names
+    its failpoints, `<point>.before_commit` and `<point>.after_commit`; all that is not a test has one.
 
     Raises:
         Unavailable: Postgres is away, too busy, or the connection broke. After a COMMIT that broke the outcome is
             unknown: read again before writing again.
         InvalidRequest: a string holds what Postgres has no room for: a NUL character, half a surrogate pair.
     """
+    with _in_our_words(), engine.begin() as connection:
+        _limit(connection, project_id)
+        yield connection
+        if point is not None:
+            failpoint(f"{point}.before_commit")
+    if point is not None:
+        failpoint(f"{point}.after_commit")
+
+
+@contextmanager
+def reading(engine: Engine, project_id: str | None = None) -> Iterator[Connection]:
+    """Open one transaction in which Postgres lets nothing be written; otherwise as `transaction`.
+
+    Raises:
+        Unavailable: as `transaction`.
+        InvalidRequest: as `transaction`.
+    """
+    with _in_our_words(), engine.connect() as connection:
+        connection.execution_options(postgresql_readonly=True)
+        _limit(connection, project_id)
+        yield connection
+
+
+def _limit(connection: Connection, project_id: str | None) -> None:
+    if project_id is not None:
+        connection.execute(_LIMIT_TO_PROJECT, {"project_id": project_id})
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Raise errors of ours in place of the driver's."""
     try:
-        with engine.begin() as connection:
-            if project_id is not None:
-                connection.execute(_LIMIT_TO_PROJECT, {"project_id": project_id})
-            yield connection
+        yield
     except PoolTimeoutError as error:
         raise Unavailable from error
     except DBAPIError as error:
@@ -100,14 +130,16 @@ def is_transient(error: DBAPIError) -> bool:
     return error.connection_invalidated or isinstance(error.orig, TRANSIENT)
 
 
-def retrying(engine: Engine, work: Callable[[Connection], Answer], *, tries: int = 5) -> Answer:
+def retrying(
+    engine: Engine, work: Callable[[Connection], Answer], *, point: str | None = None, tries: int = 5
+) -> Answer:
     """Run `work` in a transaction of its own, again as a whole after a transient error, with jitter.
 
     `work` must be idempotent: after a broken COMMIT it may already be done.
     """
     for attempt in range(1, tries + 1):
         try:
-            with transaction(engine) as connection:
+            with transaction(engine, point=point) as connection:
                 return work(connection)
         except Unavailable:
             if attempt == tries:

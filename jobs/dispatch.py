@@ -16,6 +16,7 @@ from kombu import Queue
 from sqlalchemy import Engine, func, select, update
 
 from jobs import batches, db, hints, telemetry
+from jobs.failpoints import failpoint
 from jobs.settings import Settings
 from jobs.tables import shards
 
@@ -96,7 +97,7 @@ class Dispatcher:
     def hint_batch(self, batch_id: str) -> None:
         """Announce the shards of a batch that was just committed. Does not raise."""
         try:
-            with db.transaction(self._engine) as connection:
+            with db.reading(self._engine) as connection:
                 shard_ids = batches.shards_without_hint(connection, batch_id)
             self.hint(shard_ids)
         except Exception as error:  # noqa: BLE001  the reconciler will do it; the batch is safe
@@ -104,7 +105,7 @@ class Dispatcher:
 
     def hint_overdue(self, hint_seconds: float) -> int:
         """Announce queued shards whose hint was never sent or seems lost; return how many."""
-        with db.transaction(self._engine) as connection:
+        with db.reading(self._engine) as connection:
             found = hints.to_hint(connection, hint_seconds=hint_seconds)
         due = [shard_id for model, unhinted in found.items() for shard_id in self._due(model, unhinted)]
         self.hint(due)
@@ -131,11 +132,12 @@ class Dispatcher:
         # Noted before they are sent: a worker that is quicker than our commit would find no hint to wait for.
         chosen = select(shards).where(shards.c.id.in_(shard_ids)).order_by(shards.c.id).with_for_update()
         noted = update(shards).where(shards.c.id.in_(shard_ids)).values(hinted_at=func.app_now())
-        with db.transaction(self._engine) as connection:
+        with db.transaction(self._engine, point="note_hints") as connection:
             rows = sorted(connection.execute(chosen).all(), key=lambda row: (row.created_at, row.number))
             connection.execute(noted)
         with self._celery.producer_or_acquire() as producer:
             for row in rows:
+                failpoint("send_hint.before_publish")
                 self._celery.send_task(
                     RUN_SHARD,
                     args=[row.id],
@@ -145,3 +147,4 @@ class Dispatcher:
                     argsrepr=f"({row.id}, {row.batch_id}, shard {row.number}, lines {row.first_line}-{row.last_line}, "
                     f"{row.total} rows)",
                 )
+                failpoint("send_hint.after_publish")

@@ -169,7 +169,7 @@ class Part:
         """
         self._pieces.end()
         self._blocks.close()
-        with db.transaction(self._engine, self._project_id) as connection:
+        with db.transaction(self._engine, self._project_id, point="add_part") as connection:
             add = partial(self._add, connection)
             fingerprint = self._measure.sha256.digest()
             part_id, is_new = idempotency.once(connection, replace(call, is_retry=False), fingerprint, add)
@@ -225,20 +225,20 @@ def complete(engine: Engine, limits: Limits, project_id: str, upload_id: str, as
         _complete(engine, limits, project_id, upload_id, asked)
     except (InvalidRequest, Unavailable):
         # The same call was faster, and its parts were swept under the hands of this one.
-        with db.transaction(engine, project_id) as connection:
+        with db.reading(engine, project_id) as connection:
             if not _is_done(_one(connection, _select(project_id, upload_id), upload_id), asked):
                 raise
 
 
 def _complete(engine: Engine, limits: Limits, project_id: str, upload_id: str, asked: UploadComplete) -> None:
-    with db.transaction(engine, project_id) as connection:
+    with db.reading(engine, project_id) as connection:
         upload = _one(connection, _select(project_id, upload_id), upload_id)
         _check_pending(upload)
         _check_parts(connection, upload, asked.part_ids)
     ingest = Ingest(engine, limits, project_id, upload.purpose, max_bytes=upload.bytes)
     try:
         new = _join(engine, ingest, upload, asked)
-        with db.transaction(engine, project_id) as connection:
+        with db.transaction(engine, project_id, point="complete_upload") as connection:
             _publish(connection, upload, asked, new, limits.quotas)
     except BaseException:
         ingest.discard()

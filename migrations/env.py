@@ -6,6 +6,7 @@ from sqlalchemy.exc import DBAPIError
 
 from jobs import db, settings
 from jobs.errors import Unavailable
+from jobs.failpoints import failpoint
 from jobs.tables import metadata
 
 # Any constant will do, as long as nothing else locks on it.
@@ -37,6 +38,7 @@ def _migrate(connection: object) -> None:
         transaction_per_migration=True,
         compare_type=True,
         compare_server_default=False,
+        on_version_apply=lambda **_: failpoint("migration.before_commit"),
     )
     # Another migration may take its time.
     connection.execute(text("SET lock_timeout = 0"))

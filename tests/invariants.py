@@ -1,55 +1,152 @@
-"""What must hold after every test, whatever happened in it; checked over the database and the files."""
+"""What must hold after every test, whatever happened in it; checked over the database and the files.
+
+    I1   what was acknowledged is there, with its bytes and their hash
+    I2   each request of a batch has at most one result, and exactly one when the batch has ended; counters add up
+    I3   a result that was seen stays as it is
+    I4   only legal transitions, and I5, no token that falls: triggers of the database, which are there and on
+    I6   what belongs to a batch or an upload belongs to its project
+    I7   the lines of the output and the error file are the requests, by custom_id
+    I9   nobody has a lease but who is running; no lines without a file
+    I10  as many attempts as claims, and no result of an attempt that was never made
+
+I8, that everything ends, is what the tests wait for.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 from payloads import parse
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from jobs import content, ids
 from jobs.states import TERMINAL
 
+# Files that are read again, to see that their hash is that of their lines.
+MAX_HASHED_BYTES = 20_000_000
+# What a client saw: the lines of results by batch and line number.
+Seen = Mapping[tuple[str, int], bytes]
 
-def check(engine: Engine) -> None:
-    """Check every batch in the database."""
+# Each asks for rows that must not be there.
+NEVER: dict[str, str] = {
+    "I2: every result is one of a request": """
+        SELECT x.batch_id, x.line_no FROM results x LEFT JOIN requests r USING (batch_id, line_no)
+        WHERE r.batch_id IS NULL""",
+    "I2: the counters of a shard are its rows": """
+        SELECT s.id FROM shards s CROSS JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE NOT x.is_error) AS completed, count(*) FILTER (WHERE x.is_error) AS failed
+            FROM results x JOIN requests r USING (batch_id, line_no)
+            WHERE x.batch_id = s.batch_id AND x.line_no BETWEEN s.first_line AND s.last_line AND r.model_no = s.model_no
+        ) AS there
+        WHERE (s.completed, s.failed) <> (there.completed, there.failed)
+          AND NOT EXISTS (SELECT FROM files f WHERE f.batch_id = s.batch_id AND f.sweep_began_at IS NOT NULL)""",
+    "I6: a result file is its batch's project's": """
+        SELECT f.id FROM files f JOIN batches b ON b.id = f.batch_id WHERE f.project_id <> b.project_id""",
+    "I6: a message is its batch's and its endpoint's project's": """
+        SELECT d.id FROM webhook_deliveries d JOIN batches b ON b.id = d.batch_id
+        JOIN webhook_endpoints e ON e.id = d.endpoint_id
+        WHERE d.project_id <> b.project_id OR d.project_id <> e.project_id""",
+    "I6: the file of an upload is its project's": """
+        SELECT u.id FROM uploads u JOIN files f ON f.id = u.file_id WHERE u.project_id <> f.project_id""",
+    "I9: who has an open attempt has the lease": """
+        SELECT a.shard_id FROM attempts a JOIN shards s ON s.id = a.shard_id
+        WHERE a.ended_at IS NULL AND (s.state <> 'running' OR s.lease_token <> a.lease_token)""",
+    "I9: who has a lease has an open attempt": """
+        SELECT s.id FROM shards s WHERE s.state = 'running' AND NOT EXISTS (
+            SELECT FROM attempts a WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.ended_at IS NULL)""",
+    "I9: a batch that has ended has no open shard": """
+        SELECT s.id FROM shards s JOIN batches b ON b.id = s.batch_id
+        WHERE b.status IN ('completed', 'expired', 'cancelled', 'failed') AND s.state <> 'done'""",
+    "I9: every line is one of a file": """
+        SELECT there.file_id FROM (SELECT DISTINCT file_id FROM lines) AS there LEFT JOIN files f ON f.id = there.file_id
+        WHERE f.id IS NULL OR f.swept_at IS NOT NULL""",
+    "I10: each claim is an attempt": """
+        SELECT s.id FROM shards s LEFT JOIN attempts a ON a.shard_id = s.id GROUP BY s.id
+        HAVING s.lease_token <> count(a.lease_token) OR s.lease_token <> coalesce(max(a.lease_token), 0)""",
+    "I5, I10: a result is of an attempt that was made": """
+        SELECT x.batch_id, x.line_no FROM results x JOIN requests r USING (batch_id, line_no)
+        JOIN shards s ON s.batch_id = x.batch_id AND r.model_no = s.model_no
+                     AND x.line_no BETWEEN s.first_line AND s.last_line
+        WHERE x.lease_token > s.lease_token OR (x.lease_token < 1 AND x.status_code IS NOT NULL)""",
+}
+# Results go with the files that show them.
+_UNSWEPT = text(
+    "SELECT id, status FROM batches b "
+    "WHERE NOT EXISTS (SELECT FROM files f WHERE f.batch_id = b.id AND f.sweep_began_at IS NOT NULL)"
+)
+RULES = {"batch_transitions_are_legal", "shard_transitions_are_legal", "results_are_final"}
+
+
+def check(engine: Engine, *, acknowledged: Mapping[str, bytes] | None = None, seen: Seen | None = None) -> None:
+    """Check everything in the database.
+
+    Args:
+        engine: of the database.
+        acknowledged: the bytes of files that a client was told are there, and which nobody deleted, by id.
+        seen: what `snapshot` returned earlier.
+    """
     with engine.connect() as connection:
-        batches = connection.execute(text("SELECT id, status, source_file_id FROM batches")).all()
-        for shard in connection.execute(text("SELECT * FROM shards")):
-            rows = connection.execute(
-                text(
-                    "SELECT count(*) FILTER (WHERE NOT is_error), count(*) FILTER (WHERE is_error) "
-                    "FROM results JOIN requests USING (batch_id, line_no) "
-                    "WHERE batch_id = :batch_id AND line_no BETWEEN :first_line AND :last_line AND model_no = :model_no"
-                ),
-                dict(shard._mapping),
-            ).one()
-            assert (shard.completed, shard.failed) == tuple(rows), "counters are the rows"
+        for rule, statement in NEVER.items():
+            assert connection.execute(text(statement)).all() == [], rule
+        _check_rules(connection)
+        _check_hashes(connection)
+        _check_acknowledged(connection, acknowledged or {})
+        batches = connection.execute(_UNSWEPT).all()
     for batch in batches:
         if batch.status in TERMINAL and batch.status != "failed":
             _check_ended(engine, batch.id)
+    if seen:
+        assert seen.items() <= snapshot(engine).items(), "I3: what was seen stays as it is"
+
+
+def snapshot(engine: Engine) -> dict[tuple[str, int], bytes]:
+    """Return the results that there are by now, as clients may have seen them."""
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT batch_id, line_no, content FROM results"))
+        return {(row.batch_id, row.line_no): bytes(row.content) for row in rows}
+
+
+def _check_rules(connection: Connection) -> None:
+    enabled = text("SELECT tgname FROM pg_trigger WHERE tgname = ANY(:names) AND tgenabled IN ('O', 'A')")
+    assert set(connection.execute(enabled, {"names": list(RULES)}).scalars()) == RULES, "I4, I5: the rules are on"
+
+
+def _check_hashes(connection: Connection) -> None:
+    """I1: every uploaded file that is there is whole."""
+    rows = connection.execute(
+        text(
+            "SELECT f.id, f.bytes, f.sha256, (SELECT sha256(string_agg(content, '' ORDER BY line_no)) FROM lines l "
+            "WHERE l.file_id = f.id) AS is_now FROM files f WHERE f.status = 'processed' AND f.batch_id IS NULL "
+            "AND f.sweep_began_at IS NULL AND f.bytes <= :most"
+        ),
+        {"most": MAX_HASHED_BYTES},
+    )
+    for row in rows:
+        assert _bytes(row.is_now) == _bytes(row.sha256), f"I1: {row.id} is whole"
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _check_acknowledged(connection: Connection, acknowledged: Mapping[str, bytes]) -> None:
+    there = text("SELECT sha256 FROM files WHERE id = :id AND status = 'processed' AND deleted_at IS NULL")
+    for file_id, data in acknowledged.items():
+        found = connection.execute(there, {"id": file_id}).scalar_one_or_none()
+        assert _bytes(found) == hashlib.sha256(data).digest(), f"I1: {file_id} is there, and is what was sent"
 
 
 def _check_ended(engine: Engine, batch_id: str) -> None:
+    """I2, I7: each request of a batch that has ended is a line of one of its files."""
     with engine.connect() as connection:
-        asked = connection.execute(
-            text("SELECT custom_id FROM requests WHERE batch_id = :id ORDER BY line_no"), {"id": batch_id}
-        )
+        asked = connection.execute(text("SELECT custom_id FROM requests WHERE batch_id = :id"), {"id": batch_id})
         wanted = list(asked.scalars())
-        open_shards = connection.execute(
-            text("SELECT count(*) FROM shards WHERE batch_id = :id AND state <> 'done'"), {"id": batch_id}
-        ).scalar_one()
-        open_attempts = connection.execute(
-            text(
-                "SELECT count(*) FROM attempts a JOIN shards s ON s.id = a.shard_id "
-                "WHERE s.batch_id = :id AND a.ended_at IS NULL"
-            ),
-            {"id": batch_id},
-        ).scalar_one()
         files = connection.execute(text("SELECT id, bytes FROM files WHERE batch_id = :id"), {"id": batch_id})
         published = {file.id: file.bytes for file in files}
-    assert open_shards == 0, "a batch that has ended has no open shard"
-    assert open_attempts == 0, "nobody still runs a part of it"
     seen: list[str] = []
     for kind in ids.RESULT_KINDS:
         file_id = ids.result_file_id(batch_id, kind)
         data = b"".join(content.stream(engine, content.Source(file_id, batch_id, is_error=kind == "error")))
-        assert published.get(file_id, 0) == len(data), "the file's size is what is in it"
+        assert published.get(file_id, 0) == len(data), "I7: the file's size is what is in it"
         seen += [row["custom_id"] for row in parse(data)]
-    assert sorted(seen) == sorted(wanted), "every custom_id exactly once"
+    assert sorted(seen) == sorted(wanted), "I7: every custom_id exactly once"

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Self, TypeVar
 
 from sqlalchemy import Connection
@@ -60,7 +61,8 @@ class Courier:
         # Repeated after a COMMIT of unknown outcome it may lease a second one; the first comes again after its lease.
         try:
             return await self._transaction(
-                lambda connection: outbox.take(connection, timeout_seconds=self._settings.timeout_seconds)
+                lambda connection: outbox.take(connection, timeout_seconds=self._settings.timeout_seconds),
+                point="take_message",
             )
         except Exception as error:  # noqa: BLE001  Postgres away, say; it looks again
             log.warning("webhooks_not_read", error=type(error).__name__)
@@ -70,13 +72,16 @@ class Courier:
         answer = await outbound.post(self._pool, delivery, self._settings)
         _log(delivery, answer)
         try:
-            await self._transaction(lambda connection: outbox.note(connection, delivery, answer, self._settings))
+            await self._transaction(
+                lambda connection: outbox.note(connection, delivery, answer, self._settings), point="note_message"
+            )
         except Exception as error:  # noqa: BLE001  its lease ends, and it is sent again
             log.warning("webhook_not_noted", delivery_id=delivery.event.id, error=type(error).__name__)
 
-    async def _transaction(self, work: Callable[[Connection], Result]) -> Result:
+    async def _transaction(self, work: Callable[[Connection], Result], *, point: str) -> Result:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._transactions, db.retrying, self._database, work)
+        retried = partial(db.retrying, self._database, work, point=point)
+        return await loop.run_in_executor(self._transactions, retried)
 
 
 def _log(delivery: Delivery, answer: Answer) -> None:

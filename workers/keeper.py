@@ -56,7 +56,7 @@ class LeaseKeeper(threading.Thread):
         runs = self._window.runs()
         asked_at = time.monotonic()
         try:
-            with db.transaction(self._database) as connection:
+            with db.transaction(self._database, point="renew_leases") as connection:
                 held = [run.lease.held for run in runs]
                 renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
                 fleet.note_seen(connection, self._worker_id)

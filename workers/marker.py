@@ -65,5 +65,5 @@ class Marker(threading.Thread):
     def _mark(self, due: dict[ShardRun, int]) -> set[leases.Held]:
         if not due:
             return set()
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="mark_rows") as connection:
             return leases.mark(connection, {run.lease.held: line for run, line in due.items()})

@@ -78,13 +78,13 @@ class Reconciler:
             log.warning("step_failed", step=step.__name__.strip("_"), error=type(error).__name__)
 
     def _recover(self) -> None:
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="recover_leases") as connection:
             recovered = leases.recover(connection)
         if recovered:
             log.warning("leases_ended", shard_ids=recovered)
 
     def _recover_with_rows(self) -> None:
-        with db.transaction(self._database) as connection:
+        with db.reading(self._database) as connection:
             shard_ids = suspects.lost(connection)
         for shard_id in shard_ids:
             try:
@@ -94,7 +94,7 @@ class Reconciler:
 
     def _take_back(self, shard_id: str) -> None:
         shards = self._settings.shards
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="take_back") as connection:
             state = suspects.take_back(
                 connection, shard_id, most_deaths=shards.most_deaths, grace_seconds=shards.lease_seconds
             )
@@ -102,7 +102,7 @@ class Reconciler:
             log.warning("lease_ended_with_rows", shard_id=shard_id, state=state)
 
     def _settle(self) -> None:
-        with db.transaction(self._database) as connection:
+        with db.reading(self._database) as connection:
             due = lifecycle.to_settle(connection)
         for batch_id in due:
             try:
@@ -111,7 +111,7 @@ class Reconciler:
                 log.warning("settle_failed", batch_id=batch_id, error=type(error).__name__)
 
     def _settle_one(self, batch_id: str) -> None:
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="settle_missed") as connection:
             status = lifecycle.settle(connection, batch_id, self._settings.retention)
         if status:
             log.info("batch_ended", batch_id=batch_id, status=str(status))
@@ -121,11 +121,11 @@ class Reconciler:
             log.info("hints_sent", shards=sent)
 
     def _forget_calls(self) -> None:
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="forget_calls") as connection:
             idempotency.forget(connection)
 
     def _forget_messages(self) -> None:
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="forget_messages") as connection:
             outbox.forget(connection, keep_seconds=self._settings.webhooks.keep_seconds)
 
     def _sweep_files(self) -> None:
@@ -137,5 +137,5 @@ class Reconciler:
 
     def _sweep_file(self) -> bool:
         seconds = self._settings.retention.unfinished_upload_seconds
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="sweep_file") as connection:
             return retention.sweep_file(connection, unfinished_seconds=seconds)

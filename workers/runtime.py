@@ -93,7 +93,7 @@ class Runtime:
         self._writer.start()
         self._marker.feed(self._window)
         self._keeper.start()
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="register_worker") as connection:
             fleet.register(
                 connection,
                 self.worker_id,
@@ -109,7 +109,7 @@ class Runtime:
             time.sleep(seconds)
 
     def _seconds_open(self) -> float:
-        with db.transaction(self._database) as connection:
+        with db.reading(self._database) as connection:
             return breakers.seconds_open(connection, socket.gethostname(), self.models)
 
     def _start_engine(self) -> None:
@@ -138,7 +138,7 @@ class Runtime:
             log.warning("probe_refused", error=type(error).__name__)
 
     def _note_failure(self) -> None:
-        with suppress(Unavailable), db.transaction(self._database) as connection:
+        with suppress(Unavailable), db.transaction(self._database, point="note_breaker") as connection:
             breakers.note_failure(connection, socket.gethostname(), self.models, self._settings.worker)
 
     def _wire(self) -> None:
@@ -234,7 +234,7 @@ class Runtime:
         return None if self._draining.is_set() else claim()
 
     def _claim(self, shard_id: str) -> Claimed:
-        with db.transaction(self._database) as connection:
+        with db.transaction(self._database, point="claim_hinted") as connection:
             return claims.claim(connection, shard_id, self._claimant)
 
     @property
@@ -269,8 +269,9 @@ class Runtime:
         return True
 
     def _claim_next(self) -> Claimed:
-        with db.transaction(self._database) as connection:
-            return claims.claim_unhinted(connection, self._claimant, hint_seconds=self._settings.worker.poll_seconds)
+        seconds = self._settings.worker.poll_seconds
+        with db.transaction(self._database, point="claim_polled") as connection:
+            return claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds)
 
     def _run_polled(self, lease: Lease, started: float) -> None:
         try:
@@ -311,7 +312,7 @@ class Runtime:
         return {"claimed": True, "batch": lease.batch_id, "rows": rows, "ending": str(run.ending)}
 
     def _load(self, lease: Lease, started: float) -> ShardRun:
-        rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease))
+        rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease), point="load_rows")
         if len(rows) != lease.remaining:
             log.error("rows_missing", shard_id=lease.shard_id, found=len(rows), remaining=lease.remaining)
         shards = self._settings.shards
@@ -327,7 +328,7 @@ class Runtime:
         """Before the first row: from now on a death is a matter of rows."""
         if self._has_run:
             return
-        with suppress(Unavailable), db.transaction(self._database) as connection:
+        with suppress(Unavailable), db.transaction(self._database, point="close_breaker") as connection:
             breakers.close(connection, socket.gethostname(), self.models)
             self._has_run = True
 
@@ -339,8 +340,14 @@ class Runtime:
         lease, retention = run.lease, self._settings.retention
         try:
             if run.ending is not Ending.DONE:
-                db.retrying(self._database, lambda connection: self._give_back(connection, run))
-            db.retrying(self._database, lambda connection: lifecycle.settle(connection, lease.batch_id, retention))
+                db.retrying(
+                    self._database, lambda connection: self._give_back(connection, run), point="release_shard"
+                )
+            db.retrying(
+                self._database,
+                lambda connection: lifecycle.settle(connection, lease.batch_id, retention),
+                point="settle_batch",
+            )
         except Unavailable:
             # The reconciler does both.
             log.warning("not_handed_back", shard_id=lease.shard_id)
@@ -382,7 +389,11 @@ class Runtime:
         with suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(LAST_WORDS_SECONDS)
         with suppress(Unavailable):
-            db.retrying(self._database, lambda connection: fleet.note_stopped(connection, self.worker_id))
+            db.retrying(
+                self._database,
+                lambda connection: fleet.note_stopped(connection, self.worker_id),
+                point="note_worker_stopped",
+            )
         log.info("worker_stopped", worker_id=self.worker_id)
 
     async def _end(self) -> None:

@@ -25,6 +25,7 @@ import msgspec
 
 from jobs import lines, outcomes, telemetry
 from jobs.errors import EngineFatal, RequestRejected
+from jobs.failpoints import failpoint
 from jobs.leases import Lease, Row
 from jobs.outcomes import Outcome
 from workers import endpoints
@@ -223,9 +224,11 @@ class Window:
         try:
             async with asyncio.timeout(self._timeout):
                 asked = _decode(row.content.removeprefix(lines.BOM)).body
+                failpoint("run_row.before_submit")
                 body = await endpoints.run(
                     self._engine, run.lease.endpoint, asked, tenant=run.lease.project_id, images=self._images
                 )
+                failpoint("run_row.after_answer")
             return outcomes.success(row.line_no, row.custom_id, body)
         except RequestRejected as error:
             status, code, param, message = error.status_code, error.code, error.param, error.message

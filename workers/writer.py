@@ -105,6 +105,6 @@ class Writer(threading.Thread):
         groups = [
             Written(run.lease.shard_id, run.lease.token, run.lease.batch_id, outcomes) for run, outcomes in held.items()
         ]
-        with db.transaction(self._engine) as connection:
+        with db.transaction(self._engine, point="write_results") as connection:
             done = leases.write(connection, groups, uncertain=uncertain)
         return {run for run in held if run.lease.held in done}

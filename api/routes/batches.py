@@ -28,7 +28,7 @@ async def create_batch(asked: BatchCreate, call: CreatesBatch, context: Here) ->
         make = partial(batches.create, connection, call.caller.project_id, new, context.settings)
         return idempotency.once(connection, call, fingerprint, make)
 
-    batch_id, is_new = await context.transaction(call.caller, create)
+    batch_id, is_new = await context.transaction(call.caller, create, point="create_batch")
     if is_new:
         # Redis may be slow or away, and nothing depends on it.
         context.dispatcher.hint_later(batch_id)
@@ -44,7 +44,7 @@ async def list_batches(
 ) -> Page[Batch]:
     """List the project's batches, newest first."""
     show_partial = context.settings.api.show_partial_output
-    data, has_more = await context.transaction(
+    data, has_more = await context.reading(
         caller,
         lambda connection: batches.list_page(
             connection, caller.project_id, after=after, limit=limit, show_partial=show_partial
@@ -62,12 +62,14 @@ async def retrieve_batch(batch_id: str, caller: BatchesReader, context: Here) ->
 @router.post("/{batch_id}/cancel", responses=openapi.answers(409))
 async def cancel_batch(batch_id: str, caller: BatchesWriter, context: Here) -> Batch:
     """Cancel a batch. What has finished is kept."""
-    await context.transaction(caller, lambda connection: batches.cancel(connection, caller.project_id, batch_id))
+    await context.transaction(
+        caller, lambda connection: batches.cancel(connection, caller.project_id, batch_id), point="cancel_batch"
+    )
     return await _retrieve(context, caller, batch_id)
 
 
 async def _retrieve(context: Context, caller: Caller, batch_id: str) -> Batch:
     show_partial = context.settings.api.show_partial_output
-    return await context.transaction(
+    return await context.reading(
         caller, lambda connection: batches.find(connection, caller.project_id, batch_id, show_partial=show_partial)
     )

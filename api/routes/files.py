@@ -122,7 +122,7 @@ async def list_files(
     order: Literal["asc", "desc"] = "desc",
 ) -> Page[File]:
     """List the project's files, newest first unless asked otherwise."""
-    data, has_more = await context.transaction(
+    data, has_more = await context.reading(
         caller,
         lambda connection: files.list_page(
             connection, caller.project_id, purpose=purpose, after=after, limit=limit, newest_first=order == "desc"
@@ -138,7 +138,7 @@ async def retrieve_file(file_id: str, caller: FilesReader, context: Here) -> Fil
 
 
 async def _retrieve(context: Context, caller: Caller, file_id: str) -> File:
-    return await context.transaction(
+    return await context.reading(
         caller, lambda connection: files.to_wire(files.find(connection, caller.project_id, file_id))
     )
 
@@ -146,7 +146,9 @@ async def _retrieve(context: Context, caller: Caller, file_id: str) -> File:
 @router.delete("/{file_id}", responses=openapi.answers(409))
 async def delete_file(file_id: str, caller: FilesWriter, context: Here) -> FileDeleted:
     """Delete a file. A batch that reads it runs on with what it read from."""
-    await context.transaction(caller, lambda connection: files.mark_deleted(connection, caller.project_id, file_id))
+    await context.transaction(
+        caller, lambda connection: files.mark_deleted(connection, caller.project_id, file_id), point="delete_file"
+    )
     return FileDeleted(id=file_id)
 
 
@@ -163,7 +165,7 @@ async def retrieve_content(
 
     One range of bytes may be asked for, unless the file is still being written.
     """
-    row = await context.transaction(caller, lambda connection: files.find(connection, caller.project_id, file_id))
+    row = await context.reading(caller, lambda connection: files.find(connection, caller.project_id, file_id))
     source = content.Source.of(row, caller.project_id)
     headers = _headers(row.filename)
     if not row.is_final:

@@ -105,7 +105,7 @@ async def list_message_batches(
 ) -> MessageBatchPage:
     """List the project's message batches, newest first."""
     after, before = (each and _batch_id(each) for each in (after_id, before_id))
-    data, has_more = await context.transaction(
+    data, has_more = await context.reading(
         caller,
         lambda connection: messages.list_page(connection, caller.project_id, after=after, before=before, limit=limit),
     )
@@ -136,21 +136,25 @@ async def cancel_message_batch(caller: BatchesWriter, batch_id: BatchId, context
         messages.find(connection, caller.project_id, batch_id)
         batches.cancel(connection, caller.project_id, batch_id)
 
-    await context.transaction(caller, cancel)
+    await context.transaction(caller, cancel, point="cancel_message_batch")
     return await _retrieve(context, caller, batch_id)
 
 
 @router.delete("/{message_batch_id}")
 async def delete_message_batch(caller: MessagesWriter, batch_id: BatchId, context: Here) -> MessageBatchDeleted:
     """Delete a batch that has ended, with its requests and its results."""
-    await context.transaction(caller, lambda connection: messages.delete(connection, caller.project_id, batch_id))
+    await context.transaction(
+        caller,
+        lambda connection: messages.delete(connection, caller.project_id, batch_id),
+        point="delete_message_batch",
+    )
     return MessageBatchDeleted(id=ids.message_batch_id(batch_id))
 
 
 @router.get("/{message_batch_id}/results", response_class=StreamingResponse)
 async def retrieve_message_batch_results(caller: MessagesReader, batch_id: BatchId, context: Here) -> StreamingResponse:
     """Stream the results of a batch that has ended as JSONL: those that succeeded, then the others."""
-    results = await context.transaction(
+    results = await context.reading(
         caller, lambda connection: messages.results_of(connection, caller.project_id, batch_id)
     )
     return StreamingResponse(_stream(context.database, results), media_type="application/x-jsonl")
@@ -171,5 +175,5 @@ def _stream(engine: Engine, results: messages.Results) -> Iterator[bytes]:
 
 
 async def _retrieve(context: Context, caller: Caller, batch_id: str) -> MessageBatch:
-    found = await context.transaction(caller, lambda connection: messages.find(connection, caller.project_id, batch_id))
+    found = await context.reading(caller, lambda connection: messages.find(connection, caller.project_id, batch_id))
     return anthropic.message_batch(found)

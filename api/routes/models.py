@@ -30,7 +30,5 @@ async def retrieve_model(model: str, caller: ModelsReader, context: Here) -> Mod
 
 async def _models(context: Context, caller: Caller) -> list[Model]:
     memory = context.settings.retention.model_memory_seconds
-    served = await context.transaction(
-        caller, lambda connection: fleet.served_models(connection, memory_seconds=memory)
-    )
+    served = await context.reading(caller, lambda connection: fleet.served_models(connection, memory_seconds=memory))
     return [Model(id=name, created=since) for name, since in served.items()]

@@ -33,7 +33,8 @@ async def create_upload(asked: UploadCreate, call: CreatesFile, context: Here) -
         make = partial(uploads.create, connection, call.caller.project_id, asked, context.settings)
         return idempotency.once(connection, call, fingerprint, make)[0]
 
-    return await _retrieve(context, call.caller, await context.transaction(call.caller, create))
+    upload_id = await context.transaction(call.caller, create, point="create_upload")
+    return await _retrieve(context, call.caller, upload_id)
 
 
 @router.post(
@@ -57,7 +58,9 @@ async def create_part(upload_id: str, request: Request, call: CreatesFile, conte
     """Add bytes to an upload, in any order and at the same time as others. When this answers, they are committed."""
     project_id = call.caller.project_id
     # Before the bytes are read: nothing is stored for an upload that takes no parts.
-    await context.transaction(call.caller, lambda connection: uploads.check_pending(connection, project_id, upload_id))
+    await context.transaction(
+        call.caller, lambda connection: uploads.check_pending(connection, project_id, upload_id), point="check_upload"
+    )
     part = uploads.Part(context.database, context.settings.limits, project_id, upload_id)
     async with whole_or_nothing(part):
         content_type = request.headers.get("content-type", "")
@@ -66,7 +69,7 @@ async def create_part(upload_id: str, request: Request, call: CreatesFile, conte
             message = f"Missing required parameter: '{DATA}'."
             raise InvalidRequest(message, param=DATA, code="missing_required_parameter")
         part_id = await run_in_threadpool(part.finish, call)
-    return await context.transaction(call.caller, lambda connection: uploads.find_part(connection, project_id, part_id))
+    return await context.reading(call.caller, lambda connection: uploads.find_part(connection, project_id, part_id))
 
 
 @router.post("/{upload_id}/complete")
@@ -85,9 +88,11 @@ async def complete_upload(upload_id: str, asked: UploadComplete, caller: FilesWr
 @router.post("/{upload_id}/cancel")
 async def cancel_upload(upload_id: str, caller: FilesWriter, context: Here) -> Upload:
     """Give an upload up. Its parts are removed."""
-    await context.transaction(caller, lambda connection: uploads.cancel(connection, caller.project_id, upload_id))
+    await context.transaction(
+        caller, lambda connection: uploads.cancel(connection, caller.project_id, upload_id), point="cancel_upload"
+    )
     return await _retrieve(context, caller, upload_id)
 
 
 async def _retrieve(context: Context, caller: Caller, upload_id: str) -> Upload:
-    return await context.transaction(caller, lambda connection: uploads.find(connection, caller.project_id, upload_id))
+    return await context.reading(caller, lambda connection: uploads.find(connection, caller.project_id, upload_id))

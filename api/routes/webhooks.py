@@ -44,7 +44,7 @@ async def create_endpoint(
         endpoint_id, _ = idempotency.once(connection, call, idempotency.fingerprint(asked), make)
         return webhooks.find_with_secret(connection, project_id, endpoint_id)
 
-    return await context.transaction(call.caller, create)
+    return await context.transaction(call.caller, create, point="create_webhook")
 
 
 @router.get("/webhook_endpoints")
@@ -52,7 +52,7 @@ async def list_endpoints(
     caller: WebhooksReader, context: Here, after: str | None = None, limit: Limit = 20
 ) -> Page[WebhookEndpoint]:
     """List the project's endpoints, newest first."""
-    data, has_more = await context.transaction(
+    data, has_more = await context.reading(
         caller, lambda connection: webhooks.list_page(connection, caller.project_id, after=after, limit=limit)
     )
     return Page.of(data, has_more=has_more)
@@ -61,9 +61,7 @@ async def list_endpoints(
 @router.get("/webhook_endpoints/{endpoint_id}")
 async def retrieve_endpoint(endpoint_id: str, caller: WebhooksReader, context: Here) -> WebhookEndpoint:
     """Describe an endpoint, without its secret."""
-    return await context.transaction(
-        caller, lambda connection: webhooks.find(connection, caller.project_id, endpoint_id)
-    )
+    return await context.reading(caller, lambda connection: webhooks.find(connection, caller.project_id, endpoint_id))
 
 
 @router.post("/webhook_endpoints/{endpoint_id}")
@@ -76,13 +74,15 @@ async def update_endpoint(
         webhooks.change(connection, caller.project_id, endpoint_id, asked, context.settings.webhooks)
         return webhooks.find(connection, caller.project_id, endpoint_id)
 
-    return await context.transaction(caller, change)
+    return await context.transaction(caller, change, point="change_webhook")
 
 
 @router.delete("/webhook_endpoints/{endpoint_id}")
 async def delete_endpoint(endpoint_id: str, caller: WebhooksWriter, context: Here) -> WebhookEndpointDeleted:
     """Delete an endpoint. Messages that wait are not sent any more."""
-    await context.transaction(caller, lambda connection: webhooks.remove(connection, caller.project_id, endpoint_id))
+    await context.transaction(
+        caller, lambda connection: webhooks.remove(connection, caller.project_id, endpoint_id), point="delete_webhook"
+    )
     return WebhookEndpointDeleted(id=endpoint_id)
 
 
@@ -102,7 +102,7 @@ async def rotate_secret(
         idempotency.once(connection, call, idempotency.fingerprint(asked), make)
         return webhooks.find_with_secret(connection, project_id, endpoint_id)
 
-    return await context.transaction(call.caller, rotate)
+    return await context.transaction(call.caller, rotate, point="rotate_webhook")
 
 
 @router.get("/webhook_endpoints/{endpoint_id}/deliveries")
@@ -110,7 +110,7 @@ async def list_deliveries(
     endpoint_id: str, caller: WebhooksReader, context: Here, after: str | None = None, limit: Limit = 20
 ) -> Page[WebhookDelivery]:
     """List the messages to an endpoint, newest first: what arrived, and why the rest did not."""
-    data, has_more = await context.transaction(
+    data, has_more = await context.reading(
         caller,
         lambda connection: webhooks.list_deliveries(
             connection, caller.project_id, endpoint_id, after=after, limit=limit

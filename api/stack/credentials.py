@@ -6,6 +6,8 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from jobs.failpoints import failpoint
+
 
 def _password() -> str:
     return secrets.token_hex(24)
@@ -38,8 +40,11 @@ def save(data_dir: Path, credentials: Credentials) -> None:
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(asdict(credentials), file)
         file.flush()
+        failpoint("save_credentials.before_fsync")
         os.fsync(file.fileno())
+    failpoint("save_credentials.before_rename")
     fresh.replace(path)
+    failpoint("save_credentials.after_rename")
 
 
 def _path(data_dir: Path) -> Path:

@@ -18,6 +18,7 @@ from psycopg import sql
 
 from api.stack.program import LAUNCH, Program, wheel_folder
 from jobs.errors import ConfigurationError
+from jobs.failpoints import failpoint
 
 USER = DATABASE = "promptmill"
 # A fast shutdown writes out what is in memory first.
@@ -73,7 +74,9 @@ def initialise(data_dir: Path, password: str) -> None:
         _initdb(unfinished, password_file, uid)
     finally:
         password_file.unlink()
+    failpoint("initialise_postgres.before_rename")
     unfinished.rename(data_dir)
+    failpoint("initialise_postgres.after_rename")
 
 
 def _initdb(data_dir: Path, password_file: Path, uid: int) -> None:
@@ -137,6 +140,8 @@ def program(data_dir: Path, port: int, password: str, options: dict[str, str] | 
 
 def ensure_database(port: int, password: str) -> None:
     """Make our database in the cluster, unless it is there."""
+    failpoint("create_database.before_commit")
     with psycopg.connect(url(port, password, "postgres"), autocommit=True) as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+    failpoint("create_database.after_commit")

@@ -180,7 +180,7 @@ class Stack:
         """Return the key that the stack shows: the one from last time if it still opens anything, else a new one."""
         engine = db.make_engine(self._database_url(), connections=1)
         try:
-            with db.transaction(engine) as connection:
+            with db.transaction(engine, point="keep_api_key") as connection:
                 if not self._credentials.api_key or not keys.is_valid(connection, self._credentials.api_key):
                     key = keys.create(connection, project=keys.DEFAULT_PROJECT, name="promptmill up")
                     self._credentials.api_key = key

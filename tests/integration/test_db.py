@@ -27,6 +27,17 @@ def test_a_server_that_only_reads_is_unavailable(engine: Any) -> None:
         connection.execute(text("INSERT INTO projects (id, name) VALUES ('a', 'a')"))
 
 
+def test_a_reading_transaction_cannot_write(engine: Any) -> None:
+    write = text("INSERT INTO projects (id, name) VALUES ('a', 'a')")
+    with pytest.raises(Unavailable), db.reading(engine) as connection:
+        connection.execute(write)
+    # Whoever gets the connection next may.
+    with db.transaction(engine) as connection:
+        connection.execute(write)
+    with db.reading(engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM projects")).scalar_one() == 1
+
+
 def test_a_connection_that_was_killed_is_replaced(engine: Any) -> None:
     with pytest.raises(Unavailable), db.transaction(engine) as connection:
         connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 from itertools import pairwise, permutations
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import CheckConstraint, text
 from sqlalchemy.exc import IntegrityError
 
 from api.stack.program import promptmill
-from jobs import db, tables
+from jobs import db, failpoints, tables
 from jobs.states import BATCH_TRANSITIONS, SHARD_TRANSITIONS, BatchStatus, ShardState
 
 
@@ -41,11 +42,20 @@ def test_down_and_up_again(servers: services.Servers) -> None:
             migrate(servers.database(name), revision)
 
 
-def test_two_at_once_do_not_collide(servers: services.Servers) -> None:
+def test_two_at_once_go_on_where_a_killed_one_stopped(servers: services.Servers) -> None:
+    """F53."""
     with services.fresh_database(servers) as name:
-        environment = {**os.environ, "PROMPTMILL_DATABASE_URL": servers.database(name)}
+        url = servers.database(name)
+        environment = {**os.environ, "PROMPTMILL_DATABASE_URL": url}
+        doomed = {**environment, failpoints.VARIABLE: "migration.before_commit:kill9:4"}
+        assert subprocess.run(promptmill("migrate"), env=doomed, check=False).returncode == -signal.SIGKILL
+        engine = db.make_engine(url, connections=1)
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["0003"]
+        engine.dispose()
         processes = [subprocess.Popen(promptmill("migrate"), env=environment) for _ in range(2)]
         assert [process.wait() for process in processes] == [0, 0]
+        migrate(url)
 
 
 @pytest.mark.parametrize(("before", "after"), list(permutations(BatchStatus, 2)))

@@ -17,7 +17,7 @@ def look_up(engine: Engine, project_id: str, file_id: str, max_bytes: int) -> St
         Unavailable: Postgres is away.
     """
     try:
-        with db.transaction(engine, project_id) as connection:
+        with db.reading(engine, project_id) as connection:
             row = files.find(connection, project_id, file_id)
     except (NotFound, InvalidRequest):
         # The other one: what Postgres has no room for is no id.
