@@ -1,5 +1,6 @@
 """What every route needs: who calls, and the database."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
@@ -12,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from jobs import db, idempotency, keys, quotas
 from jobs.dispatch import Dispatcher
-from jobs.errors import AuthenticationFailed
+from jobs.errors import AuthenticationFailed, Unavailable
 from jobs.idempotency import Call
 from jobs.keys import Caller, Scope
 from jobs.settings import Settings
@@ -30,16 +31,31 @@ class Context:
     settings: Settings
     database: Engine
     dispatcher: Dispatcher
+    turns: asyncio.Semaphore
+    """As many as there are connections: who waits for one takes no thread from others."""
     joins: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_JOINS))
     """Threads of their own for uploads that are put together."""
 
     async def transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
-        """Run `work` in one transaction, off the event loop; with a caller, Postgres shows it its project only."""
-        return await run_in_threadpool(self._transaction, caller, work)
+        """Run `work` in one transaction, off the event loop; with a caller, Postgres shows it its project only.
 
-    def _transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
-        with db.transaction(self.database, caller.project_id if caller else None) as connection:
-            return work(connection)
+        `work` may run again, if nothing of it was done.
+
+        Raises:
+            Unavailable: Postgres is away or full, or for some seconds other calls had all connections.
+        """
+        await self._turn()
+        try:
+            return await run_in_threadpool(db.once, self.database, work, caller.project_id if caller else None)
+        finally:
+            self.turns.release()
+
+    async def _turn(self) -> None:
+        try:
+            async with asyncio.timeout(db.WAIT_SECONDS):
+                await self.turns.acquire()
+        except TimeoutError as error:
+            raise Unavailable from error
 
 
 def _context(request: Request) -> Context:

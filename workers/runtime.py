@@ -50,8 +50,11 @@ class Runtime:
         self._settings = settings
         self._engine = engines.make(settings.worker)
         url = settings.database_url.get_secret_value()
-        self._database = db.make_engine(url, connections=TALKERS + READERS)
-        self._heartbeats = db.make_engine(url, connections=1)
+        seconds = settings.statement_seconds
+        self._database = db.make_engine(url, connections=TALKERS + READERS, statement_seconds=seconds)
+        # A beat that gets no answer is given up while there is time for another.
+        seconds = min(seconds, settings.shards.lease_seconds / 2)
+        self._heartbeats = db.make_engine(url, connections=1, statement_seconds=seconds)
         self._loop = asyncio.new_event_loop()
         self._slots = threading.Semaphore(settings.worker.max_shards)
         self._draining = threading.Event()
@@ -64,6 +67,8 @@ class Runtime:
         self._held: set[leases.Held] = set()
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
+        # The last claim failed: Postgres is away or full. The poller tries again, and until then no hint is heard.
+        self._paused = False
 
     def start(self) -> None:
         """Load the model and make this worker known. Nothing is claimed before this returns.
@@ -138,9 +143,10 @@ class Runtime:
     def may_hear(self, hints: int) -> bool:
         """Tell whether another hint may be taken out of Redis, where `hints` are taken and not done with.
 
-        What a hint stands for is not known before the claim, so each counts as a full shard until then.
+        What a hint stands for is not known before the claim, so each counts as a full shard until then. None may while
+        Postgres cannot take claims: hints would be used up for nothing.
         """
-        return self._has_room(coming=hints - len(self._hinted))
+        return not self._paused and self._has_room(coming=hints - len(self._hinted))
 
     def _has_room(self, coming: int = 0) -> bool:
         """Tell whether another shard may be claimed.
@@ -159,16 +165,29 @@ class Runtime:
                 while not (self._draining.is_set() or self._has_room()):
                     self._freed.wait(ROOM_SECONDS)
             started = time.monotonic()
-            lease = None if self._draining.is_set() else claim()
+            lease = None if self._draining.is_set() else self._try(claim)
             if lease is None:
                 return None
             self._coming[lease.held] = lease.remaining
             self._held.add(lease.held)
             return lease, started
 
+    def _try(self, claim: Callable[[], Lease | None]) -> Lease | None:
+        """Claim, and pause claims while Postgres is away or full; whatever was claimed unseen ends with its lease."""
+        try:
+            lease = claim()
+        except Unavailable as error:
+            if not self._paused:
+                log.warning("claims_paused", error=db.reason(error))
+            self._paused = True
+            return None
+        if self._paused:
+            log.info("claims_resumed")
+        self._paused = False
+        return lease
+
     def _claim(self, shard_id: str) -> Lease | None:
-        with db.transaction(self._database) as connection:
-            return claims.claim(connection, shard_id, self._claimant)
+        return db.once(self._database, lambda connection: claims.claim(connection, shard_id, self._claimant))
 
     @property
     def _claimant(self) -> Claimant:
@@ -184,7 +203,7 @@ class Runtime:
                         if not self._poll_one(pool):
                             break
                 except Exception as error:  # noqa: BLE001  the next look may succeed
-                    log.warning("poll_failed", error=type(error).__name__)
+                    log.warning("poll_failed", error=db.reason(error))
                 self._poll_now.wait(self._settings.worker.poll_seconds)
                 self._poll_now.clear()
 
@@ -202,8 +221,10 @@ class Runtime:
         return True
 
     def _claim_next(self) -> Lease | None:
-        with db.transaction(self._database) as connection:
-            return claims.claim_unhinted(connection, self._claimant, hint_seconds=self._settings.worker.poll_seconds)
+        seconds = self._settings.worker.poll_seconds
+        return db.once(
+            self._database, lambda connection: claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds)
+        )
 
     def _run_polled(self, lease: Lease, started: float) -> None:
         try:
@@ -261,9 +282,9 @@ class Runtime:
             if run.ending is not Ending.DONE:
                 db.retrying(self._database, lambda connection: leases.release(connection, *lease.held))
             db.retrying(self._database, lambda connection: lifecycle.settle(connection, lease.batch_id, retention))
-        except Unavailable:
+        except Unavailable as error:
             # The reconciler does both.
-            log.warning("not_handed_back", shard_id=lease.shard_id)
+            log.warning("not_handed_back", shard_id=lease.shard_id, error=db.reason(error))
 
     # Ending.
 
