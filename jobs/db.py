@@ -89,10 +89,11 @@ def _answering(seconds: float) -> type[psycopg.Connection[Any]]:
         ) -> Generated:
             try:
                 return super().wait(gen, interval, seconds if timeout is None else timeout)
-            except psycopg.errors._WaitTimeout:  # noqa: SLF001  psycopg has no public name for it
+            except psycopg.errors._WaitTimeout as error:  # noqa: SLF001  psycopg has no public name for it
                 # An answer that comes now would be taken for that of the next statement.
                 self.pgconn.finish()
-                raise
+                message = "The server does not answer."
+                raise psycopg.errors.ConnectionTimeout(message) from error
 
     return Answering
 
@@ -148,7 +149,8 @@ def _kind(error: BaseException | None, broken: type[Unavailable]) -> type[Unavai
     """Return what an error means: `broken` if the connection is gone, else what the server said of the transaction."""
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate is None or sqlstate.startswith(_GOING_AWAY):
-        return broken
+        has_waited = isinstance(error, psycopg.errors.ConnectionTimeout)
+        return Unavailable if has_waited and broken is Collision else broken
     return Collision if isinstance(error, _COLLISIONS) else Unavailable
 
 
