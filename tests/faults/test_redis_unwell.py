@@ -32,13 +32,17 @@ def runs(user: User, batches: int = 1) -> None:
         assert set(user.results(user.batch(batch.id))) == {f"row-{number}" for number in range(ROWS)}
 
 
-def hears(wired: Wired) -> None:
-    """Send hints for nothing, which the poller does not see, until the worker has taken one."""
+def hint(wired: Wired) -> None:
+    """Send a hint for nothing, which only Redis knows of."""
     celery = make_celery(Settings(redis_url=SecretStr(wired.stack.redis_url)))
-    before = heard(wired)
     celery.send_task(RUN_SHARD, args=["shard_unknown"], queue=queue_for("scripted"))  # type: ignore[arg-type]
-    services.wait_until(lambda: heard(wired) > before, "the worker hears hints", 120)
     celery.close()
+
+
+def hears(wired: Wired) -> None:
+    before = heard(wired)
+    hint(wired)
+    services.wait_until(lambda: heard(wired) > before, "the worker hears hints", 120)
 
 
 def heard(wired: Wired) -> int:
@@ -70,10 +74,16 @@ def test_redis_is_full(wired: Wired, user: User) -> None:
     """F35: hints cannot be sent, or not be taken; nobody is told, and nothing stops."""
     with wired.stack.redis() as redis:
         (api, *_) = wired.stack.processes
+        # What waits in it when it gets full is taken out, and cannot be noted as taken.
+        wired.worker.signal(signal.SIGSTOP)
+        for _ in range(3):
+            hint(wired)
         redis.config_set("maxmemory", 1)
+        wired.worker.signal(signal.SIGCONT)
         try:
             runs(user)
             services.wait_until(lambda: "hints_failed" in api.log.read_text(), "a hint is refused")
+            services.wait_until(lambda: not redis.llen("promptmill:shards.scripted"), "the worker takes hints")
         finally:
             redis.config_set("maxmemory", "256mb")
     hears(wired)
