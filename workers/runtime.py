@@ -38,6 +38,8 @@ EXIT_ENGINE_DEAD = 70
 LAST_WORDS_SECONDS = 5.0
 # How often a thread that waits for room looks by itself; the end of a shard wakes it.
 ROOM_SECONDS = 0.05
+# How long no hint is heard after Postgres did not take a claim.
+PAUSE_SECONDS = 5.0
 # Connections to Postgres: claims go one at a time, the writer has one, several shards may end at once.
 TALKERS = 10
 
@@ -67,8 +69,8 @@ class Runtime:
         self._held: set[leases.Held] = set()
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
-        # The last claim failed: Postgres is away or full. The poller tries again, and until then no hint is heard.
-        self._paused = False
+        # The last claim failed: Postgres is away or full. No hint is heard before then (monotonic seconds).
+        self._paused_until: float | None = None
 
     def start(self) -> None:
         """Load the model and make this worker known. Nothing is claimed before this returns.
@@ -146,7 +148,9 @@ class Runtime:
         What a hint stands for is not known before the claim, so each counts as a full shard until then. None may while
         Postgres cannot take claims: hints would be used up for nothing.
         """
-        return not self._paused and self._has_room(coming=hints - len(self._hinted))
+        if self._paused_until is not None and time.monotonic() < self._paused_until:
+            return False
+        return self._has_room(coming=hints - len(self._hinted))
 
     def _has_room(self, coming: int = 0) -> bool:
         """Tell whether another shard may be claimed.
@@ -177,13 +181,13 @@ class Runtime:
         try:
             lease = claim()
         except Unavailable as error:
-            if not self._paused:
+            if self._paused_until is None:
                 log.warning("claims_paused", error=db.reason(error))
-            self._paused = True
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
             return None
-        if self._paused:
+        if self._paused_until is not None:
             log.info("claims_resumed")
-        self._paused = False
+        self._paused_until = None
         return lease
 
     def _claim(self, shard_id: str) -> Lease | None:
