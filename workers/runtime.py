@@ -69,8 +69,8 @@ class Runtime:
         self._held: set[leases.Held] = set()
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
-        # The last claim failed: Postgres is away or full. No hint is heard before then (monotonic seconds).
-        self._paused_until: float | None = None
+        # The last claim failed: Postgres is away or full. No hint is heard before then (monotonic seconds); 0: it did not.
+        self._paused_until = 0.0
 
     def start(self) -> None:
         """Load the model and make this worker known. Nothing is claimed before this returns.
@@ -148,7 +148,7 @@ class Runtime:
         What a hint stands for is not known before the claim, so each counts as a full shard until then. None may while
         Postgres cannot take claims: hints would be used up for nothing.
         """
-        if self._paused_until is not None and time.monotonic() < self._paused_until:
+        if time.monotonic() < self._paused_until:
             return False
         return self._has_room(coming=hints - len(self._hinted))
 
@@ -181,13 +181,13 @@ class Runtime:
         try:
             lease = claim()
         except Unavailable as error:
-            if self._paused_until is None:
+            if not self._paused_until:
                 log.warning("claims_paused", error=db.reason(error))
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             return None
-        if self._paused_until is not None:
+        if self._paused_until:
             log.info("claims_resumed")
-        self._paused_until = None
+        self._paused_until = 0.0
         return lease
 
     def _claim(self, shard_id: str) -> Lease | None:
