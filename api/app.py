@@ -1,5 +1,6 @@
 """The HTTP service."""
 
+import asyncio
 import contextlib
 import ctypes
 from collections.abc import AsyncIterator
@@ -36,8 +37,13 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         lifespan=_close_at_the_end,
     )
-    database = db.make_engine(settings.database_url.get_secret_value(), connections=settings.api.database_connections)
-    app.state.context = Context(settings, database, Dispatcher(database, settings))
+    database = db.make_engine(
+        settings.database_url.get_secret_value(),
+        connections=settings.api.database_connections,
+        statement_seconds=settings.statement_seconds,
+    )
+    turns = asyncio.Semaphore(settings.api.database_connections)
+    app.state.context = Context(settings, database, Dispatcher(database, settings), turns)
     for module in (files, uploads, batches, messages, models, webhooks, health):
         app.include_router(module.router)
     errors.install(app)

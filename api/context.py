@@ -1,6 +1,8 @@
 """What every route needs: who calls, and the database."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
@@ -12,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from jobs import db, idempotency, keys, quotas
 from jobs.dispatch import Dispatcher
-from jobs.errors import AuthenticationFailed
+from jobs.errors import AuthenticationFailed, Unavailable
 from jobs.idempotency import Call
 from jobs.keys import Caller, Scope
 from jobs.settings import Settings
@@ -30,29 +32,38 @@ class Context:
     settings: Settings
     database: Engine
     dispatcher: Dispatcher
+    turns: asyncio.Semaphore
+    """As many as there are connections: who waits for one takes no thread from others."""
     joins: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_JOINS))
     """Threads of their own for uploads that are put together."""
 
     async def transaction(self, caller: Caller | None, work: Callable[[Connection], Answer], *, point: str) -> Answer:
         """Run `work` in one transaction, off the event loop; with a caller, Postgres shows it its project only.
 
-        `point` names its failpoints.
+        `work` may run again, if nothing of it was done. `point` names its failpoints.
+
+        Raises:
+            Unavailable: Postgres is away or full, or for some seconds other calls had all connections.
         """
-
-        def run() -> Answer:
-            with db.transaction(self.database, _project(caller), point=point) as connection:
-                return work(connection)
-
-        return await run_in_threadpool(run)
+        async with self._turn():
+            return await run_in_threadpool(db.once, self.database, work, _project(caller), point=point)
 
     async def reading(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
         """Run `work`, which writes nothing, in one transaction; otherwise as `transaction`."""
+        async with self._turn():
+            return await run_in_threadpool(db.read, self.database, work, _project(caller))
 
-        def run() -> Answer:
-            with db.reading(self.database, _project(caller)) as connection:
-                return work(connection)
-
-        return await run_in_threadpool(run)
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(db.WAIT_SECONDS):
+                await self.turns.acquire()
+        except TimeoutError as error:
+            raise Unavailable from error
+        try:
+            yield
+        finally:
+            self.turns.release()
 
 
 def _project(caller: Caller | None) -> str | None:

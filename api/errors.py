@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from jobs import errors, telemetry
+from jobs import db, errors, telemetry
 from jobs.protocol import ErrorBody, ErrorEnvelope
 
 log = telemetry.get_logger(__name__)
@@ -63,6 +63,8 @@ def _sendable(text: str) -> str:
 
 async def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.PromptmillError)
+    if isinstance(error, errors.Unavailable):
+        log.warning("unavailable", error=db.reason(error))
     for kind, status, wire_type, headers in _TABLE:
         if isinstance(error, kind):
             more = _when_to_retry(error) if isinstance(error, errors.QuotaExceeded) else {}

@@ -111,13 +111,15 @@ class Blocks:
             self._writing.result()
 
     def _write(self, rows: list[bytes]) -> None:
-        with db.transaction(self._engine, point="write_block") as connection:
-            connection.execute(_WITHOUT_WAITING)
-            connection.execute(self._touch())
-            with db.driver(connection).cursor().copy(COPY_LINES) as copy:
-                for piece in pgcopy.pieces(rows, PIECE_BYTES):
-                    copy.write(piece)
+        db.once(self._engine, lambda connection: self._copy(connection, rows), point="write_block")
         self._begun = True
+
+    def _copy(self, connection: Connection, rows: list[bytes]) -> None:
+        connection.execute(_WITHOUT_WAITING)
+        connection.execute(self._touch())
+        with db.driver(connection).cursor().copy(COPY_LINES) as copy:
+            for piece in pgcopy.pieces(rows, PIECE_BYTES):
+                copy.write(piece)
 
     def _touch(self) -> Insert | Update:
         """Make the file, or say that it is still being sent: it is taken for given up when it stands still."""

@@ -102,8 +102,11 @@ class Page:
 
 def stream_range(engine: Engine, source: Source, start: int, length: int) -> Generator[bytes]:
     """Yield `length` bytes of the file from byte `start` on, as `stream` does. Only the lines they are in are read."""
-    with db.reading(engine, source.project_id) as connection:
-        row = db.driver(connection).execute(source.locate(start)).fetchone()
+    row = db.read(
+        engine,
+        lambda connection: db.driver(connection).execute(source.locate(start)).fetchone(),
+        source.project_id,
+    )
     if row is None:
         return
     line_no, before = row
@@ -150,9 +153,8 @@ def stream(engine: Engine, source: Source, *, after: int = 0) -> Generator[bytes
 
 def _read_page(engine: Engine, source: Source, before: Page) -> Page:
     most_lines = min(max(2 * before.lines, MIN_PAGE_LINES), MAX_PAGE_LINES)
-    with db.reading(engine, source.project_id) as connection:
-        db.driver(connection).execute(_IN_ORDER)
-        copied = _copy_out(db.driver(connection), source.page(before.last_line, most_lines))
+    statement = source.page(before.last_line, most_lines)
+    copied = db.read(engine, lambda connection: _copy_out(db.driver(connection), statement), source.project_id)
     rows = list(pgcopy.unpack(memoryview(copied)))
     if not rows or (last_line := rows[-1][0]) is None:
         return Page()
@@ -161,5 +163,6 @@ def _read_page(engine: Engine, source: Source, before: Page) -> Page:
 
 
 def _copy_out(connection: psycopg.Connection[Any], statement: sql.Composed) -> bytes:
+    connection.execute(_IN_ORDER)
     with connection.cursor().copy(statement) as copy:
         return b"".join(copy)

@@ -8,7 +8,9 @@
     ├ QuotaExceeded               the project has what it may have; answered with 429
     ├ NotFound                    unknown here, or somebody else's: the same answer (404)
     ├ StateConflict               legal at another time (409, never retried by the SDK)
-    ├ Unavailable                 Postgres or Redis is away (503, may be retried)
+    ├ Unavailable                 Postgres or Redis is away or full (503, may be retried)
+    │ ├ Collision                 nothing was done, and the same transaction may succeed at once
+    │ └ OutcomeUnknown            the connection broke in the middle of COMMIT: it is done, or it is not
     ├ ConfigurationError          a setting, a port or a file is wrong; the process does not start
     ├ StartFailed                 a program of the embedded stack did not start; the others are stopped
     └ EngineError
@@ -72,6 +74,14 @@ class Unavailable(PromptmillError):
     """The server is not able to answer right now. Please try again."""
 
     code = "service_unavailable"
+
+
+class Collision(Unavailable):
+    """The server could not do this just now. Please try again."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The server cannot tell whether this was done. Please look, or repeat the call."""
 
 
 class ConfigurationError(PromptmillError):

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from jobs.errors import Unavailable
+from jobs.errors import OutcomeUnknown
 
 # On stderr, also in a command that has no logs: its stdout is what it answers.
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def failpoint(name: str) -> None:
     """Do what the environment asks for at this place; otherwise nothing.
 
     Raises:
-        Unavailable: it is asked to fail here.
+        OutcomeUnknown: it is asked to fail here.
     """
     if armed is not None and armed.name == name:
         armed.reach()
@@ -67,7 +67,7 @@ def _kill() -> None:
 def _fail() -> None:
     # As a commit fails whose answer is lost: nobody can tell what became of it.
     message = "A failpoint."
-    raise Unavailable(message)
+    raise OutcomeUnknown(message)
 
 
 def _block() -> None:

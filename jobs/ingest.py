@@ -142,10 +142,13 @@ class Ingest:
         new = self.close(filename, expires_after_seconds)
         asked = f"{filename}\n{purpose}\n{expires_after_seconds}".encode()
         fingerprint = hashlib.sha256(new.sha256 + asked).digest()
-        with db.transaction(self._engine, self._project_id, point="publish_file") as connection:
+
+        def show(connection: Connection) -> tuple[str, bool]:
             publish = partial(files.publish, connection, new, self._limits.quotas)
             make = publish if then is None else lambda: then(connection, publish())
-            object_id, is_new = idempotency.once(connection, call, fingerprint, make)
+            return idempotency.once(connection, call, fingerprint, make)
+
+        object_id, is_new = db.once(self._engine, show, self._project_id, point="publish_file")
         if not is_new:
             self.discard()
         return object_id

@@ -415,6 +415,9 @@ class Settings(BaseSettings):
     it. The same as `promptmill worker --profile`."""
     database_url: SecretStr = SecretStr("postgresql://127.0.0.1:5432/promptmill")
     """Postgres, where every obligation and every result is."""
+    statement_seconds: Seconds = 60
+    """Longest time of one statement in Postgres, seconds; a connection on which nothing comes for a quarter longer is
+    given up. The slowest statement creates a batch of 50,000 requests. A heartbeat gets half a lease."""
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Redis or Valkey, which carries hints. A database of its own: the shortest visibility timeout of any user wins."""
     data_dir: Path = Path(".promptmill")

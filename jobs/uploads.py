@@ -169,10 +169,13 @@ class Part:
         """
         self._pieces.end()
         self._blocks.close()
-        with db.transaction(self._engine, self._project_id, point="add_part") as connection:
-            add = partial(self._add, connection)
-            fingerprint = self._measure.sha256.digest()
-            part_id, is_new = idempotency.once(connection, replace(call, is_retry=False), fingerprint, add)
+        first, fingerprint = replace(call, is_retry=False), self._measure.sha256.digest()
+        part_id, is_new = db.once(
+            self._engine,
+            lambda connection: idempotency.once(connection, first, fingerprint, partial(self._add, connection)),
+            self._project_id,
+            point="add_part",
+        )
         if not is_new:
             self.discard()
         return part_id
@@ -238,8 +241,12 @@ def _complete(engine: Engine, limits: Limits, project_id: str, upload_id: str, a
     ingest = Ingest(engine, limits, project_id, upload.purpose, max_bytes=upload.bytes)
     try:
         new = _join(engine, ingest, upload, asked)
-        with db.transaction(engine, project_id, point="complete_upload") as connection:
-            _publish(connection, upload, asked, new, limits.quotas)
+        db.once(
+            engine,
+            lambda connection: _publish(connection, upload, asked, new, limits.quotas),
+            project_id,
+            point="complete_upload",
+        )
     except BaseException:
         ingest.discard()
         raise

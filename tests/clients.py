@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import services
-from openai import OpenAI
+from openai import InternalServerError, OpenAI
 from openai.types import Batch
 from payloads import CHAT, parse
 
@@ -27,6 +27,15 @@ class User:
     def batch(self, batch_id: str) -> Batch:
         return self.sdk.batches.retrieve(batch_id)
 
+    def look(self, batch_id: str) -> Batch | None:
+        """Return the batch; None for the answer "not now", with the time to come again."""
+        try:
+            return self.batch(batch_id)
+        except InternalServerError as error:
+            if is_not_now(error):
+                return None
+            raise
+
     def wait(self, batch_id: str, seconds: float = 90) -> Batch:
         return self.wait_for(batch_id, lambda batch: batch.status in TERMINAL, seconds)
 
@@ -43,6 +52,12 @@ class User:
         by_id = {row["custom_id"]: row for row in rows}
         assert len(by_id) == len(rows), "every custom_id once"
         return by_id
+
+
+def is_not_now(error: InternalServerError) -> bool:
+    """Tell whether the answer is what a server says that is full, or whose Postgres is away."""
+    asked_back = int(error.response.headers.get("retry-after", "0"))
+    return error.status_code == 503 and error.code == "service_unavailable" and asked_back > 0
 
 
 def done(batch: Batch) -> int:

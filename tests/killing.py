@@ -133,7 +133,9 @@ class Backstage:
     def claim(self, seconds: float = 60) -> Lease | None:
         claimant = Claimant("worker_backstage", [MODEL], BATCH_ENDPOINTS, seconds)
         with db.transaction(self.engine) as connection:
-            return claims.claim_unhinted(connection, claimant, hint_seconds=0)
+            claimed = claims.claim_unhinted(connection, claimant, hint_seconds=0)
+        assert claimed != "be_alone", "it holds nothing"
+        return claimed
 
     def work(self) -> None:
         """Run all that is queued, and end the batches."""

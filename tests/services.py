@@ -217,8 +217,8 @@ class Stack:
         self.processes.append(process)
         return process
 
-    def api(self) -> Process:
-        return self.start("serve", wait_for="Application startup complete")
+    def api(self, **environment: str) -> Process:
+        return self.start("serve", wait_for="Application startup complete", **environment)
 
     def worker(self, **environment: str) -> Process:
         return self.start("worker", wait_for="worker_ready", **environment)

@@ -25,7 +25,9 @@ class Courier:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.webhooks
         # Held for the short transactions before and after an attempt, not while it is under way.
-        self._database = db.make_engine(settings.database_url.get_secret_value(), connections=2)
+        self._database = db.make_engine(
+            settings.database_url.get_secret_value(), connections=2, statement_seconds=settings.statement_seconds
+        )
         # Threads of their own: a look-up that hangs keeps its thread, and no lease may end for that.
         self._transactions = ThreadPoolExecutor(2, thread_name_prefix="courier-transactions")
         self._pool = network.make_pool(self._settings, connections=self._settings.max_at_once)
@@ -65,7 +67,7 @@ class Courier:
                 point="take_message",
             )
         except Exception as error:  # noqa: BLE001  Postgres away, say; it looks again
-            log.warning("webhooks_not_read", error=type(error).__name__)
+            log.warning("webhooks_not_read", error=db.reason(error))
             return None
 
     async def _deliver(self, delivery: Delivery) -> None:

@@ -61,7 +61,7 @@ class LeaseKeeper(threading.Thread):
                 renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
                 fleet.note_seen(connection, self._worker_id)
         except Exception as error:  # noqa: BLE001  whatever it was, without this thread every lease is lost
-            log.warning("heartbeat_failed", shards=len(runs), error=type(error).__name__)
+            log.warning("heartbeat_failed", shards=len(runs), error=db.reason(error))
             return False
         for run in runs:
             self._apply(run, renewals.get(run.lease.held), asked_at)

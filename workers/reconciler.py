@@ -23,7 +23,9 @@ class Reconciler:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database = db.make_engine(settings.database_url.get_secret_value(), connections=2)
+        self._database = db.make_engine(
+            settings.database_url.get_secret_value(), connections=2, statement_seconds=settings.statement_seconds
+        )
         self._locks = self._database.execution_options(isolation_level="AUTOCOMMIT")
         self._dispatcher = dispatch.Dispatcher(self._database, settings)
         self._stopping = threading.Event()
@@ -37,7 +39,7 @@ class Reconciler:
             try:
                 self.sweep()
             except Exception as error:  # noqa: BLE001  Postgres away, say; it tries again
-                log.warning("sweep_failed", error=type(error).__name__)
+                log.warning("sweep_failed", error=db.reason(error))
             self._stopping.wait(self._settings.reconciler.sweep_seconds)
 
     def sweep(self) -> bool:
@@ -75,7 +77,7 @@ class Reconciler:
         try:
             step()
         except Exception as error:  # noqa: BLE001  Redis away, say; the next sweep tries again
-            log.warning("step_failed", step=step.__name__.strip("_"), error=type(error).__name__)
+            log.warning("step_failed", step=step.__name__.strip("_"), error=db.reason(error))
 
     def _recover(self) -> None:
         with db.transaction(self._database, point="recover_leases") as connection:

@@ -44,6 +44,8 @@ EXIT_ENGINE_DEAD = 70
 LAST_WORDS_SECONDS = 5.0
 # How often a thread that waits for room looks by itself; the end of a shard wakes it.
 ROOM_SECONDS = 0.05
+# How long no hint is heard after Postgres did not take a claim.
+PAUSE_SECONDS = 5.0
 # Connections to Postgres: claims go one at a time, writer and marker have one, several shards may end at once.
 TALKERS = 11
 
@@ -56,8 +58,11 @@ class Runtime:
         self._settings = settings
         self._engine = engines.make(settings.worker)
         url = settings.database_url.get_secret_value()
-        self._database = db.make_engine(url, connections=TALKERS + READERS)
-        self._heartbeats = db.make_engine(url, connections=1)
+        seconds = settings.statement_seconds
+        self._database = db.make_engine(url, connections=TALKERS + READERS, statement_seconds=seconds)
+        # A beat that gets no answer is given up while there is time for another.
+        seconds = min(seconds, settings.shards.lease_seconds / 2)
+        self._heartbeats = db.make_engine(url, connections=1, statement_seconds=seconds)
         self._loop = asyncio.new_event_loop()
         self._slots = threading.Semaphore(settings.worker.max_shards)
         self._draining = threading.Event()
@@ -74,6 +79,8 @@ class Runtime:
         self._is_to_be_alone = False
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
+        # No hint is heard before then (monotonic seconds), since Postgres did not take the last claim; 0: it did.
+        self._paused_until = 0.0
 
     def start(self) -> None:
         """Load the model and make this worker known. Nothing is claimed before this returns.
@@ -191,8 +198,11 @@ class Runtime:
     def may_hear(self, hints: int) -> bool:
         """Tell whether another hint may be taken out of Redis, where `hints` are taken and not done with.
 
-        What a hint stands for is not known before the claim, so each counts as a full shard until then.
+        What a hint stands for is not known before the claim, so each counts as a full shard until then. None may while
+        Postgres cannot take claims: hints would be used up for nothing.
         """
+        if time.monotonic() < self._paused_until:
+            return False
         return self._has_room(coming=hints - len(self._hinted))
 
     def _has_room(self, coming: int = 0) -> bool:
@@ -231,11 +241,26 @@ class Runtime:
                 self._freed.wait(ROOM_SECONDS)
 
     def _claim_if_needed(self, claim: Callable[[], Claimed]) -> Claimed:
-        return None if self._draining.is_set() else claim()
+        return None if self._draining.is_set() else self._try(claim)
+
+    def _try(self, claim: Callable[[], Claimed]) -> Claimed:
+        """Claim, and pause claims while Postgres is away or full; whatever was claimed unseen ends with its lease."""
+        try:
+            lease = claim()
+        except Unavailable as error:
+            if not self._paused_until:
+                log.warning("claims_paused", error=db.reason(error))
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            return None
+        if self._paused_until:
+            log.info("claims_resumed")
+        self._paused_until = 0.0
+        return lease
 
     def _claim(self, shard_id: str) -> Claimed:
-        with db.transaction(self._database, point="claim_hinted") as connection:
-            return claims.claim(connection, shard_id, self._claimant)
+        return db.once(
+            self._database, lambda connection: claims.claim(connection, shard_id, self._claimant), point="claim_hinted"
+        )
 
     @property
     def _claimant(self) -> Claimant:
@@ -251,7 +276,7 @@ class Runtime:
                         if not self._poll_one(pool):
                             break
                 except Exception as error:  # noqa: BLE001  the next look may succeed
-                    log.warning("poll_failed", error=type(error).__name__)
+                    log.warning("poll_failed", error=db.reason(error))
                 self._poll_now.wait(self._settings.worker.poll_seconds)
                 self._poll_now.clear()
 
@@ -270,8 +295,11 @@ class Runtime:
 
     def _claim_next(self) -> Claimed:
         seconds = self._settings.worker.poll_seconds
-        with db.transaction(self._database, point="claim_polled") as connection:
-            return claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds)
+        return db.once(
+            self._database,
+            lambda connection: claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds),
+            point="claim_polled",
+        )
 
     def _run_polled(self, lease: Lease, started: float) -> None:
         try:
@@ -340,17 +368,15 @@ class Runtime:
         lease, retention = run.lease, self._settings.retention
         try:
             if run.ending is not Ending.DONE:
-                db.retrying(
-                    self._database, lambda connection: self._give_back(connection, run), point="release_shard"
-                )
+                db.retrying(self._database, lambda connection: self._give_back(connection, run), point="release_shard")
             db.retrying(
                 self._database,
                 lambda connection: lifecycle.settle(connection, lease.batch_id, retention),
                 point="settle_batch",
             )
-        except Unavailable:
+        except Unavailable as error:
             # The reconciler does both.
-            log.warning("not_handed_back", shard_id=lease.shard_id)
+            log.warning("not_handed_back", shard_id=lease.shard_id, error=db.reason(error))
 
     def _give_back(self, connection: Connection, run: ShardRun) -> None:
         """Release the lease of a shard; if the engine died under it, its rows are suspects."""

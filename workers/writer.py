@@ -93,7 +93,7 @@ class Writer(threading.Thread):
             try:
                 return self._try(held, uncertain=tries > 0)
             except Unavailable as error:
-                log.warning("write_retried", rows=sum(map(len, held.values())), error=type(error.__cause__).__name__)
+                log.warning("write_retried", rows=sum(map(len, held.values())), error=db.reason(error))
                 time.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)])
                 tries += 1
             except Exception as error:

@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from typing import Any
 
+import proxies
 import pytest
+from proxies import TOXICS
 from sqlalchemy import text
 
 from jobs import db
-from jobs.errors import InvalidRequest, Unavailable
+from jobs.errors import Collision, InvalidRequest, OutcomeUnknown, Unavailable
 
 
 def test_a_statement_cut_short_is_unavailable(engine: Any) -> None:
@@ -68,3 +71,68 @@ def test_a_pool_that_is_used_up_is_unavailable(database_url: str) -> None:
     with db.transaction(engine), pytest.raises(Unavailable), db.transaction(engine):
         pass
     engine.dispose()
+
+
+def write(tries: list[int]) -> Callable[[Any], None]:
+    def work(connection: Any) -> None:
+        tries.append(1)
+        connection.execute(text("INSERT INTO projects (id, name) VALUES ('a', 'a')"))
+
+    return work
+
+
+def test_a_commit_without_an_answer_is_not_repeated_by_those_who_must_not(engine: Any, database_url: str) -> None:
+    """F44."""
+    tries: list[int] = []
+    with proxies.serving(database_url) as line:
+        through = db.make_engine(line.url, connections=1)
+        line.cut_commit(b"INSERT INTO projects")
+        with pytest.raises(OutcomeUnknown):
+            db.once(through, write(tries))
+        through.dispose()
+    assert len(tries) == 1
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT id FROM projects")).scalar_one() == "a"
+
+
+def test_a_connection_that_breaks_before_commit_is_tried_again(engine: Any) -> None:
+    tries: list[int] = []
+
+    def work(connection: Any) -> None:
+        write(tries)(connection)
+        if len(tries) == 1:
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    db.once(engine, work)
+    assert len(tries) == 2
+
+
+def test_what_collides_every_time_is_given_up(engine: Any) -> None:
+    tries: list[int] = []
+
+    def work(connection: Any) -> None:
+        tries.append(1)
+        connection.execute(text("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '40001'; END $$"))
+
+    with pytest.raises(Collision):
+        db.once(engine, work)
+    assert len(tries) == 3
+
+
+@pytest.mark.parametrize("pings", [True, False], ids=["before a transaction", "in a transaction"])
+def test_a_server_that_does_not_answer_is_given_up(database_url: str, pings: bool) -> None:
+    """Half-open: what is sent is taken, and nothing comes back."""
+    with proxies.serving(database_url) as line:
+        through = db.make_engine(line.url, connections=1, statement_seconds=0.5)
+        through.pool._pre_ping = pings
+        with db.transaction(through) as connection:
+            connection.execute(text("SELECT 1"))
+        line.poison(TOXICS["half-open"])
+        with pytest.raises(Unavailable) as refused, db.transaction(through) as connection:
+            connection.execute(text("SELECT 1"))
+        assert refused.type is Unavailable, "it has waited once"
+        assert db.reason(refused.value) == "ConnectionTimeout"
+        line.poison(proxies.GOOD)
+        with db.transaction(through) as connection:
+            assert connection.execute(text("SELECT 1")).scalar_one() == 1
+        through.dispose()

@@ -1,0 +1,120 @@
+"""F46: the disk that the tables are on is full, really. Calls that write get 503, reading goes on; then there is room."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import invariants
+import psycopg
+import pytest
+import services
+from clients import User, done, is_not_now
+from openai import InternalServerError
+from payloads import numbered
+
+from api.stack import postgres
+
+SIZE = "64m"
+CHUNK = bytes(65_536)
+
+
+@dataclass
+class Disk:
+    """A small disk with a database on it."""
+
+    path: Path
+    database: str
+
+    @property
+    def _ballast(self) -> Path:
+        return self.path / "ballast"
+
+    def fill(self) -> None:
+        with pytest.raises(OSError, match="No space left"), self._ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(CHUNK)
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+def mounted(path: Path) -> bool:
+    """Make `path` a disk of its own, if we may."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0755", "promptmill-test", str(path)]
+    return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def disk(servers: services.Servers, template: str) -> Iterator[Disk]:
+    if services.DATABASE_URL_VARIABLE in os.environ:
+        pytest.skip("Postgres may be on another machine")
+    with tempfile.TemporaryDirectory(prefix="promptmill-test-") as home:
+        # Postgres runs as another user.
+        Path(home).chmod(0o755)
+        path = Path(home) / "disk"
+        path.mkdir()
+        if not mounted(path):
+            pytest.skip("only root may mount a small disk")
+        try:
+            yield from on_disk(servers, template, path)
+        finally:
+            subprocess.run(["umount", str(path)], check=True)
+
+
+def on_disk(servers: services.Servers, template: str, path: Path) -> Iterator[Disk]:
+    tables = path / "tables"
+    tables.mkdir(mode=0o700)
+    os.chown(tables, postgres.run_as(), -1)
+    name = "promptmill_test_small_disk"
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLESPACE {name} LOCATION '{tables}'")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} TABLESPACE {name}")
+        try:
+            yield Disk(path, name)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            connection.execute(f"DROP TABLESPACE {name}")
+
+
+@pytest.fixture
+def stack(servers: services.Servers, disk: Disk, tmp_path: Path) -> Iterator[services.Stack]:
+    settings = {**services.SHORT_LEASES, "PROMPTMILL_WORKER__ENGINE": "scripted"}
+    made = services.Stack(tmp_path, servers.database(disk.database), servers.redis_url, settings)
+    yield made
+    made.stop()
+
+
+def is_taken(user: User, data: bytes) -> bool:
+    try:
+        return bool(user.sdk.files.create(file=("a.jsonl", data), purpose="batch"))
+    except InternalServerError as error:
+        assert is_not_now(error)  # noqa: PT017  other errors are raised
+        return False
+
+
+def test_a_full_disk_stops_writing_until_there_is_room(stack: services.Stack, disk: Disk) -> None:
+    stack.api()
+    stack.reconciler()
+    worker = stack.worker()
+    user = User(stack)
+    batch = user.submit(numbered(1_000, lambda number: f"SLEEP 1 {number} " + "x" * 2_000))
+    user.wait_for(batch.id, lambda batch: done(batch) > 0)
+    disk.fill()
+    data = numbered(2_000, lambda number: f"{number} " + "x" * 2_000)
+    # A table may have some room left.
+    services.wait_until(lambda: not is_taken(user, data), "a file is refused")
+    files = [each.id for each in user.sdk.files.list(purpose="batch")]
+    services.wait_until(lambda: '"DiskFull"' in worker.log.read_text(), "the worker cannot write")
+    assert user.batch(batch.id).status == "in_progress"
+    assert [each.id for each in user.sdk.files.list(purpose="batch")] == files, "what was refused is not there"
+    disk.free()
+    services.wait_until(lambda: is_taken(user, data), "files are taken again")
+    batch = user.wait(batch.id)
+    assert batch.status == "completed"
+    assert set(user.results(batch)) == {f"row-{number}" for number in range(1_000)}
+    engine = stack.engine()
+    invariants.check(engine)
+    engine.dispose()
