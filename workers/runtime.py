@@ -69,7 +69,7 @@ class Runtime:
         self._held: set[leases.Held] = set()
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
-        # The last claim failed: Postgres is away or full. No hint is heard before then (monotonic seconds); 0: it did not.
+        # The last claim failed, since Postgres is away or full: no hint is heard before then (monotonic seconds).
         self._paused_until = 0.0
 
     def start(self) -> None:
