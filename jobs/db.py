@@ -7,7 +7,7 @@ No transaction is held while a client sends or reads, or while an engine runs.
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 

@@ -79,7 +79,7 @@ class Runtime:
         self._is_to_be_alone = False
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
-        # No hint is heard before then (monotonic seconds), since Postgres did not take the last claim; 0: it did.
+        # The last claim failed, since Postgres is away or full: no hint is heard before then (monotonic seconds).
         self._paused_until = 0.0
 
     def start(self) -> None:
