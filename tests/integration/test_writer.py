@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import services
 
+from jobs import db, leases
 from jobs.leases import Lease
 from jobs.outcomes import success
 from workers.window import ShardRun
@@ -105,7 +106,10 @@ def test_several_shards_end_in_one_transaction(domain: Any, started: Any) -> Non
 
 def test_of_two_shards_the_one_that_was_lost_is_reported(domain: Any, started: Any) -> None:
     kept, lost, reports = leased(domain, 2), leased(domain, 2), started(NEVER)
-    domain.execute("UPDATE shards SET lease_token = lease_token + 1 WHERE id = :id", id=lost.lease.shard_id)
+    domain.execute("UPDATE shards SET lease_until = app_now() - interval '1s' WHERE id = :id", id=lost.lease.shard_id)
+    with db.transaction(domain.engine) as connection:
+        assert leases.recover(connection) == [lost.lease.shard_id]
+    assert domain.claim(lost.lease.shard_id)
     reports.put(lost, 1, 2)
     reports.put(kept, 1, 2, last=True)
     services.wait_until(lambda: reports.count() == 4, "both are reported")
