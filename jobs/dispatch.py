@@ -47,6 +47,8 @@ def make_celery(settings: Settings) -> Celery:
         # A Redis that is away must not take a worker down, nor block a producer.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # Nor must one that answers with an error: full, read-only after a failover, no room for its own files.
+        broker_channel_error_retry=True,
         task_publish_retry=False,
         broker_transport_options={
             "visibility_timeout": 3_600,
