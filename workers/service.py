@@ -28,9 +28,10 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Return the exit status.
 
     Raises:
-        ConfigurationError: the engine cannot be started.
+        ConfigurationError: the engine cannot be started, or Redis would lose hints.
         Unavailable: Postgres is away.
     """
+    dispatch.require_noeviction(settings)
     runtime = Runtime(settings)
     _on_signals(_exit)
     runtime.start()

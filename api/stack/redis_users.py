@@ -17,17 +17,18 @@ _TALK = "-@all +auth +hello +ping +select +client|setinfo +multi +exec +discard"
 # `info` says what happens to hints when memory is full; events for Flower go by `publish`.
 _SEND = f"{_TALK} +info +lpush +llen +sadd +smembers +publish"
 # What kombu does with queues that expire is Lua, whose commands must be allowed too.
-_SCRIPTS = "+evalsha +script|load"
+_SCRIPTS = "+evalsha +script|load +script|exists"
 RULES: Mapping[Role, str] = {
     # The API and the reconciler.
     "producer": f"{_OURS} {_SEND}",
     # Its Lua gives back the lock around taking up old hints.
     "worker": f"{_OURS} {_SEND} +brpop +rpush +zadd +zrem +zrange +hset +hget +hdel +set +get +del +watch +unwatch "
     f"{_SCRIPTS}",
-    # Flower: hears events, and sees how long queues are. It writes down that it listens and tells the workers so, who
-    # do not.
-    "viewer": f"%R~promptmill:* ~promptmill:_kombu.* ~promptmill:celeryev.* &promptmill:* {_TALK} +llen +smembers +sadd "
-    f"+publish +psubscribe +punsubscribe {_SCRIPTS} +time +zadd +zrangebyscore +exists +del +srem +zrem",
+    # Flower: hears events, and sees how long queues are. It may write down that it listens, and ask the workers, who do
+    # not answer. A pattern of channels must stand here just as it is subscribed to, with the number of the database.
+    "viewer": f"%R~promptmill:* ~promptmill:_kombu.* ~promptmill:celeryev.* ~promptmill:*.reply.celery.pidbox* "
+    f"&promptmill:* &promptmill:/0.celeryev/* {_TALK} +llen +smembers +sadd +srem +publish +psubscribe +punsubscribe "
+    f"+brpop {_SCRIPTS} +time +zadd +zrangebyscore +zrem +exists +del",
 }
 
 

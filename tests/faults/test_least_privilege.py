@@ -52,7 +52,9 @@ def test_the_product_works_with_a_user_for_each_role(checked: services.Stack, ow
         services.wait_until(lambda: seen() == 4, "Flower has seen each shard")
     checked.stop()
     with own_redis.client() as broker:
-        assert [(entry["username"], entry["object"]) for entry in broker.acl_log()] == []
+        refused = {(entry["username"], entry["object"]) for entry in broker.acl_log()}
+        # kombu would have Flower, too, put old hints back into their queue, and begins with a lock. A viewer does not.
+        assert refused <= {("promptmill-viewer", "set")}
 
 
 @pytest.mark.parametrize("role", ROLES)
