@@ -16,6 +16,7 @@ from kombu import Queue
 from sqlalchemy import Engine, func, select, update
 
 from jobs import batches, db, hints, telemetry
+from jobs.errors import ConfigurationError
 from jobs.failpoints import failpoint
 from jobs.settings import Settings
 from jobs.tables import shards
@@ -68,6 +69,24 @@ def make_celery(settings: Settings) -> Celery:
         worker_redirect_stdouts=False,
     )
     return app
+
+
+def require_noeviction(settings: Settings) -> None:
+    """Make sure that Redis keeps hints when its memory is full. One that is away or does not tell is taken as it is.
+
+    Raises:
+        ConfigurationError: it would throw hints away, without an error for anybody.
+    """
+    try:
+        with make_celery(settings).connection_for_read() as connection:
+            channel: Any = connection.default_channel
+            policy = channel.client.info("memory").get("maxmemory_policy")
+    except Exception as error:  # noqa: BLE001  Redis is looked for again and again, and done without
+        log.warning("redis_not_checked", error=type(error).__name__)
+        return
+    if policy not in (None, "noeviction"):
+        message = f"Redis has `maxmemory-policy {policy}`, which throws hints away. Set it to `noeviction`."
+        raise ConfigurationError(message)
 
 
 def queue_for(model: str) -> Queue:

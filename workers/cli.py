@@ -53,12 +53,13 @@ def _show_dry_run(worker: settings.Worker, gpu_memory: str | None, lengths: str 
 
 def reconciler() -> None:
     """Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks."""
-    from jobs import telemetry
+    from jobs import dispatch, telemetry
     from workers.courier import Courier
     from workers.reconciler import Reconciler
 
     configuration = settings.load()
     telemetry.configure(configuration.log_level, "reconciler")
+    dispatch.require_noeviction(configuration)
     with Courier(configuration):
         Reconciler(configuration).run()
 

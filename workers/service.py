@@ -16,6 +16,7 @@ from celery.worker.consumer import Tasks
 from jobs import dispatch, telemetry
 from jobs.errors import PromptmillError
 from jobs.settings import Settings
+from workers.hints import Refusals
 from workers.runtime import Runtime
 
 log = telemetry.get_logger(__name__)
@@ -27,16 +28,17 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Return the exit status.
 
     Raises:
-        ConfigurationError: the engine cannot be started.
+        ConfigurationError: the engine cannot be started, or Redis would lose hints.
         Unavailable: Postgres is away.
     """
+    dispatch.require_noeviction(settings)
     runtime = Runtime(settings)
     _on_signals(_exit)
     runtime.start()
     _on_signals(_again_later)
     celery = dispatch.make_celery(settings)
     _add_task(celery, runtime)
-    celery.steps["consumer"].add(_consume_with_room(runtime))
+    celery.steps["consumer"].update((_consume_with_room(runtime), _take_hints_only()))
     worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
     poller = threading.Thread(target=runtime.poll, name="poller", daemon=True)
     poller.start()
@@ -85,6 +87,19 @@ def _consume_with_room(runtime: Runtime) -> type[bootsteps.StartStopStep]:
             qos.can_consume = lambda: runtime.may_hear(len(state.reserved_requests)) and may_consume()
 
     return ConsumeWithRoom
+
+
+def _take_hints_only() -> type[bootsteps.StartStopStep]:
+    """Keep from Celery what is no hint, on every connection anew."""
+    refusals = Refusals()
+
+    class TakeHintsOnly(bootsteps.StartStopStep):
+        requires = (Tasks,)
+
+        def start(self, parent: Any) -> None:  # noqa: ANN401
+            refusals.guard(parent.task_consumer.channel)
+
+    return TakeHintsOnly
 
 
 def _serve(celery: Celery, runtime: Runtime, threads: int) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from api.stack import credentials, postgres, valkey
 from api.stack.program import Program, free_port, http_ok, promptmill, require_free
+from api.stack.redis_users import Role
 from api.stack.supervisor import Supervisor
 from jobs import db, keys
 from jobs.errors import ConfigurationError
@@ -106,7 +107,9 @@ class Stack:
             await self._step(
                 supervisor, valkey.program(self._home / "valkey", self._valkey_port, self._credentials.valkey)
             )
-        migrate = Program("migrate", promptmill("migrate"), runs_to_its_end=True, environment=self._environment())
+        migrate = Program(
+            "migrate", promptmill("migrate"), runs_to_its_end=True, environment=self._environment("producer")
+        )
         await self._step(supervisor, migrate)
         api_key = await asyncio.to_thread(self._api_key)
         # These do not need each other to start.
@@ -121,28 +124,27 @@ class Stack:
         return postgres.program(self._home / "postgres", self._postgres_port, self._credentials.postgres)
 
     def _services(self) -> list[Program]:
-        environment = self._environment()
         host, port, flower_port = self._settings.api.host, self._settings.api.port, self._settings.flower.port
         return [
             Program(
                 "api",
                 promptmill("serve"),
                 lambda: http_ok(host, port, "/readyz"),
-                environment=environment,
+                environment=self._environment("producer"),
                 grace_seconds=self._settings.api.drain_seconds + 5,
             ),
             Program(
                 "reconciler",
                 promptmill("reconciler"),
                 ready_event="reconciler_ready",
-                environment=environment,
+                environment=self._environment("producer"),
                 grace_seconds=self._settings.webhooks.timeout_seconds + 5,
             ),
             Program(
                 "worker",
                 promptmill("worker"),
                 ready_event="worker_ready",
-                environment=environment,
+                environment=self._environment("worker"),
                 grace_seconds=self._settings.worker.drain_seconds + 10,
                 start_seconds=SLOW_START_SECONDS,
             ),
@@ -150,15 +152,15 @@ class Stack:
                 "flower",
                 promptmill("flower"),
                 lambda: http_ok(LOOPBACK, flower_port, "/healthcheck"),
-                environment=environment,
+                environment=self._environment("viewer"),
             ),
         ]
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, role: Role) -> dict[str, str]:
         return {
             **os.environ,
             "PROMPTMILL_DATABASE_URL": self._database_url(),
-            "PROMPTMILL_REDIS_URL": self._redis_url(),
+            "PROMPTMILL_REDIS_URL": self._redis_url(role),
             "PROMPTMILL_FLOWER__PASSWORD": self._flower_password(),
         }
 
@@ -167,9 +169,9 @@ class Stack:
             return postgres.url(self._postgres_port, self._credentials.postgres)
         return self._settings.database_url.get_secret_value()
 
-    def _redis_url(self) -> str:
+    def _redis_url(self, role: Role) -> str:
         if self._own_valkey:
-            return valkey.url(self._valkey_port, self._credentials.valkey)
+            return valkey.url(self._valkey_port, self._credentials.valkey, role)
         return self._settings.redis_url.get_secret_value()
 
     def _flower_password(self) -> str:

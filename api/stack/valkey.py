@@ -3,14 +3,16 @@
 import platform
 from pathlib import Path
 
+from api.stack import redis_users
 from api.stack.program import Program, answers, wheel_folder
+from api.stack.redis_users import Role
 from jobs.errors import ConfigurationError
 
 # Nothing in it needs to survive: hints can be sent again. `noeviction`, or full memory would drop them silently.
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
-requirepass {password}
+{users}
 dir "{data_dir}"
 save ""
 appendonly no
@@ -35,17 +37,21 @@ def server() -> Path:
     return found[0]
 
 
-def url(port: int, password: str, database: int = 0) -> str:
-    return f"redis://:{password}@127.0.0.1:{port}/{database}"
+def url(port: int, secret: str, role: Role | None = None) -> str:
+    """Return how a process of that role comes in; without one, the administrator, who may do everything."""
+    user, password = (redis_users.name(role), redis_users.password(secret, role)) if role else ("", secret)
+    return f"redis://{user}:{password}@127.0.0.1:{port}/0"
 
 
-def program(data_dir: Path, port: int, password: str) -> Program:
-    """Write the configuration below `data_dir` and return how to run it."""
+def program(data_dir: Path, port: int, secret: str) -> Program:
+    """Write the configuration below `data_dir` and return how to run it. `secret` is the administrator's password."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     # A file, not arguments: those can be read by every user of the machine.
     config = data_dir / "valkey.conf"
     config.touch(mode=0o600)
-    config.write_text(_CONFIG.format(port=port, password=password, data_dir=data_dir))
+    users = [f"user default on #{redis_users.hashed(secret)} ~* &* +@all"]
+    users += [redis_users.line(role, secret) for role in redis_users.ROLES]
+    config.write_text(_CONFIG.format(port=port, users="\n".join(users), data_dir=data_dir))
 
     async def ready() -> bool:
         return await answers("127.0.0.1", port)

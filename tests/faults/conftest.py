@@ -1,9 +1,11 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import invariants
 import pytest
 import services
 import wired as wiring
+from brokers import OwnRedis
 from proxies import GOOD
 
 
@@ -31,3 +33,15 @@ def wired(wires: wiring.Wired) -> Iterator[wiring.Wired]:
     engine = wires.stack.engine()
     invariants.check(engine)
     engine.dispose()
+
+
+@pytest.fixture
+def own_redis(checked: services.Stack, tmp_path: Path) -> Iterator[OwnRedis]:
+    """A Valkey that only this test's stack uses; the stack is stopped before it."""
+    made = OwnRedis(tmp_path)
+    checked.redis_url = made.url
+    try:
+        yield made
+    finally:
+        checked.stop()
+        made.process.stop()

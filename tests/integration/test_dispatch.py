@@ -67,13 +67,3 @@ def test_an_absent_redis_does_not_fail_the_caller(domain: Any) -> None:
     batch_id = domain.new_batch(3)
     Dispatcher(domain.engine, settings).hint_batch(batch_id)
     assert domain.batch(batch_id).status == "in_progress"
-
-
-def test_celery_accepts_json_only(servers: services.Servers) -> None:
-    from jobs.dispatch import make_celery
-
-    conf = make_celery(Settings(redis_url=servers.redis_url)).conf
-    assert conf.accept_content == ["json"]
-    assert conf.task_serializer == "json"
-    assert conf.result_backend is None
-    assert conf.worker_enable_remote_control is False
