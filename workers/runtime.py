@@ -11,6 +11,7 @@ Celery pool    one thread for each shard held, waiting most of its time
 import asyncio
 import gc
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -19,12 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from sqlalchemy import Connection
+
 from jobs import claims, db, fleet, ids, leases, lifecycle, telemetry
 from jobs.claims import Claimant
 from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
-from workers import endpoints, engines
+from workers import endpoints, engines, revisions
 from workers.images.resolver import READERS, Resolver
 from workers.keeper import LeaseKeeper
 from workers.window import Ending, ShardRun, Window
@@ -69,9 +72,12 @@ class Runtime:
         """Load the model and make this worker known. Nothing is claimed before this returns.
 
         Raises:
-            ConfigurationError: the engine cannot be started.
+            ConfigurationError: the engine cannot be started, or this version is too old.
             Unavailable: Postgres is away.
         """
+        # Before the model is loaded, which may take minutes.
+        with db.transaction(self._database) as connection:
+            fleet.check_version(connection)
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
         # What is loaded by now stays loaded: the collector need not look through it again and again.
@@ -87,6 +93,7 @@ class Runtime:
                 engine=self._engine.name,
                 models=self.models,
                 endpoints=endpoints.served(self._engine),
+                revision=revisions.of(self._settings.worker),
             )
         log.info("worker_ready", worker_id=self.worker_id, engine=self._engine.name, models=list(self.models))
 
@@ -167,8 +174,17 @@ class Runtime:
             return lease, started
 
     def _claim(self, shard_id: str) -> Lease | None:
+        return self._claim_if_new_enough(lambda connection: claims.claim(connection, shard_id, self._claimant))
+
+    def _claim_if_new_enough(self, claim: Callable[[Connection], Lease | None]) -> Lease | None:
         with db.transaction(self._database) as connection:
-            return claims.claim(connection, shard_id, self._claimant)
+            if fleet.may_claim(connection):
+                return claim(connection)
+        log.warning("worker_too_old", worker_id=self.worker_id, version=fleet.VERSION)
+        self.drain()
+        # Whoever serves this worker ends it as when it is asked to go.
+        os.kill(os.getpid(), signal.SIGTERM)
+        return None
 
     @property
     def _claimant(self) -> Claimant:
@@ -202,8 +218,10 @@ class Runtime:
         return True
 
     def _claim_next(self) -> Lease | None:
-        with db.transaction(self._database) as connection:
-            return claims.claim_unhinted(connection, self._claimant, hint_seconds=self._settings.worker.poll_seconds)
+        seconds = self._settings.worker.poll_seconds
+        return self._claim_if_new_enough(
+            lambda connection: claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds)
+        )
 
     def _run_polled(self, lease: Lease, started: float) -> None:
         try:

@@ -25,14 +25,15 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
     multiple,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 from payloads import CHAT, numbered
 from pydantic import SecretStr
+from sqlalchemy import Connection, text
 from state_model import LEASE_SECONDS, Model
 
 from jobs import batches, claims, db, fleet, leases, lifecycle
@@ -52,14 +53,16 @@ COMMON: dict[str, Any] = {
     "print_blob": True,
 }
 # The same runs every time: whether a commit is good is not decided by dice.
-settings.register_profile("machine", max_examples=25, stateful_step_count=40, derandomize=True, **COMMON)
+settings.register_profile("machine", max_examples=40, stateful_step_count=40, derandomize=True, **COMMON)
 settings.register_profile("machine-long", max_examples=5_000, stateful_step_count=80, **COMMON)
 PROFILE = settings.get_profile("machine-long" if os.environ.get("HYPOTHESIS_PROFILE") == "long" else "machine")
 
 QUEUE = "promptmill:shards.scripted"
 SHARD_REQUESTS, HINT_SECONDS = 10, 30
+COUNTS = st.integers(1, 2 * SHARD_REQUESTS + 5)
 # Far from the length of a lease and of a window, however long the test itself takes. A day ends every window; the clock
 # also goes back.
+SLACK_SECONDS = 900
 PAUSES = {"a while": 1_900, "longer than a lease": LEASE_SECONDS + 200, "a day": 86_500, "back": -1_900}
 TABLES = "batches, files, lines, requests, results, shards, attempts, turns, calls"
 
@@ -131,12 +134,19 @@ class Machine(RuleBasedStateMachine):
 
     # Clients.
 
-    @rule(target=files, count=st.integers(1, 2 * SHARD_REQUESTS + 5))
+    @initialize(target=batches, count=COUNTS)
+    def begin(self, count: int) -> str:
+        return self._create((self.domain.upload(numbered(count)), count))
+
+    @initialize(target=files, count=COUNTS)
     def upload(self, count: int) -> tuple[str, int]:
         return self.domain.upload(numbered(count)), count
 
-    @rule(target=batches, file=files)
+    @rule(target=batches, file=st.one_of(files, st.just(("file-unknown", 0))))
     def create(self, file: tuple[str, int]) -> str:
+        return self._create(file)
+
+    def _create(self, file: tuple[str, int]) -> str:
         file_id, count = file
         with db.transaction(self.domain.engine) as connection:
             # A worker was there lately, whatever the clock did.
@@ -146,12 +156,6 @@ class Machine(RuleBasedStateMachine):
         cut = [lines[start : start + SHARD_REQUESTS] for start in range(0, count, SHARD_REQUESTS)]
         shard_ids = [shard.id for shard in self.domain.shards(batch_id)]
         self.model.create(batch_id, dict(zip(shard_ids, cut, strict=True)))
-        return batch_id
-
-    @rule(target=batches)
-    def create_of_nothing(self) -> str:
-        batch_id = str(self.domain.create("file-unknown"))
-        self.model.create(batch_id, {})
         return batch_id
 
     @rule(batch_id=batches)
@@ -166,10 +170,13 @@ class Machine(RuleBasedStateMachine):
 
     # Workers.
 
-    @precondition(lambda self: self.model.redis)
     @rule(target=holders)
     def hear(self) -> Any:
         """Take a hint out of Redis and claim."""
+        if not self.model.redis:
+            self.announce()
+        if not self.model.redis:
+            return multiple()
         message = json.loads(self.world.broker.rpop(QUEUE))  # type: ignore[arg-type]
         (shard_id,), _, _ = json.loads(base64.b64decode(message["body"]))
         self.model.redis.remove(shard_id)
@@ -183,6 +190,15 @@ class Machine(RuleBasedStateMachine):
         with db.transaction(self.domain.engine) as connection:
             lease = claims.claim_unhinted(connection, self._claimant(), hint_seconds=HINT_SECONDS)
         return self._claimed(lease, self.model.claimable(None, HINT_SECONDS))
+
+    @rule(target=holders, holder=holders)
+    def replace(self, holder: Holder) -> Any:
+        """A worker sleeps for too long, and another one takes over; the first does not know it yet."""
+        self.stall("longer than a lease")
+        self.recover()
+        with db.transaction(self.domain.engine) as connection:
+            lease = claims.claim(connection, holder.lease.shard_id, self._claimant())
+        return self._claimed(lease, self.model.claimable(holder.lease.shard_id))
 
     def _claimant(self) -> Claimant:
         return Claimant("worker_1", ["scripted"], BATCH_ENDPOINTS, LEASE_SECONDS)
@@ -244,18 +260,19 @@ class Machine(RuleBasedStateMachine):
 
     # The reconciler.
 
-    @rule()
+    @rule(step=st.sampled_from(["announce", "recover", "finalize"]))
+    def reconcile(self, step: str) -> None:
+        getattr(self, step)()
+
     def announce(self) -> None:
         self.world.dispatcher.hint_overdue(HINT_SECONDS)
         self.model.announce(HINT_SECONDS)
         assert self.world.broker.llen(QUEUE) == len(self.model.redis)
 
-    @rule()
     def recover(self) -> None:
         with db.transaction(self.domain.engine) as connection:
             assert set(leases.recover(connection)) == self.model.recover()
 
-    @rule()
     def finalize(self) -> None:
         with db.transaction(self.domain.engine) as connection:
             due = set(lifecycle.to_settle(connection))
@@ -274,12 +291,14 @@ class Machine(RuleBasedStateMachine):
         self.model.now += PAUSES[pause]
         self.world.set_clock(self.model.now)
 
-    @rule()
+    @rule(what=st.sampled_from(["flush_redis", "restart_postgres"]))
+    def lose(self, what: str) -> None:
+        getattr(self, what)()
+
     def flush_redis(self) -> None:
         self.world.broker.flushall()
         self.model.redis.clear()
 
-    @rule()
     def restart_postgres(self) -> None:
         self.world.restart_postgres()
 
@@ -287,28 +306,29 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def all_is_what_the_model_says(self) -> None:
-        self._batches()
-        self._shards()
-        self._attempts()
-        self._outcomes()
+        with db.transaction(self.domain.engine) as connection:
+            self._batches(connection)
+            self._shards(connection)
+            self._attempts(connection)
+            self._outcomes(connection)
 
-    def _batches(self) -> None:
-        for batch_id, status in self.model.status.items():
-            batch = self.domain.batch(batch_id)
-            counts = batch.request_counts
-            assert batch.status == status
-            assert (counts.total, counts.completed, counts.failed) == self.model.counts(batch_id)
-            assert (status in TERMINAL) == bool(
-                batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
-            )
+    def _batches(self, connection: Connection) -> None:
+        found, _ = batches.list_page(connection, self.domain.project_id, after=None, limit=1_000, show_partial=False)
+        there = {each.id: (each.status, *each.request_counts.model_dump().values()) for each in found}
+        assert there == {key: (status, *self.model.counts(key)) for key, status in self.model.status.items()}
 
-    def _shards(self) -> None:
-        rows = self.domain.execute("SELECT id, state, lease_token FROM shards")
+    def _shards(self, connection: Connection) -> None:
+        left = "extract(epoch FROM lease_until - app_now())::float AS left"
+        rows = connection.execute(text(f"SELECT id, state, lease_token, {left} FROM shards")).all()
         expected = {shard_id: (shard.state, shard.token) for shard_id, shard in self.model.shards.items()}
         assert {row.id: (row.state, row.lease_token) for row in rows} == expected
+        for row in rows:
+            if row.left is not None:
+                # Less the time that the run itself has taken.
+                assert 0 <= self.model.shards[row.id].until - self.model.now - row.left < SLACK_SECONDS
 
-    def _attempts(self) -> None:
-        rows = self.domain.execute("SELECT shard_id, lease_token, end_reason FROM attempts")
+    def _attempts(self, connection: Connection) -> None:
+        rows = connection.execute(text("SELECT shard_id, lease_token, end_reason FROM attempts"))
         expected = {
             (shard_id, token): reason
             for shard_id, shard in self.model.shards.items()
@@ -316,8 +336,9 @@ class Machine(RuleBasedStateMachine):
         }
         assert {(row.shard_id, row.lease_token): row.end_reason for row in rows} == expected
 
-    def _outcomes(self) -> None:
-        rows = self.domain.execute("SELECT batch_id, line_no, is_error, code, lease_token, content FROM results")
+    def _outcomes(self, connection: Connection) -> None:
+        statement = "SELECT batch_id, line_no, is_error, code, lease_token, content FROM results"
+        rows = connection.execute(text(statement)).all()
         expected = {
             (shard.batch_id, line): (code is not None, code, shard.written_by[line])
             for shard in self.model.shards.values()
