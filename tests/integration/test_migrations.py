@@ -42,6 +42,7 @@ def test_down_and_up_again(servers: services.Servers) -> None:
 
 
 def test_two_at_once_do_not_collide(servers: services.Servers) -> None:
+    """F53; `test_upgrades.py` has a migration that is killed."""
     with services.fresh_database(servers) as name:
         environment = {**os.environ, "PROMPTMILL_DATABASE_URL": servers.database(name)}
         processes = [subprocess.Popen(promptmill("migrate"), env=environment) for _ in range(2)]

@@ -191,14 +191,20 @@ class Machine(RuleBasedStateMachine):
             lease = claims.claim_unhinted(connection, self._claimant(), hint_seconds=HINT_SECONDS)
         return self._claimed(lease, self.model.claimable(None, HINT_SECONDS))
 
-    @rule(target=holders, holder=holders)
-    def replace(self, holder: Holder) -> Any:
-        """A worker sleeps for too long, and another one takes over; the first does not know it yet."""
+    @rule(target=holders, late=holders, then=st.sampled_from(["beat", "finish", "drain", "sleep on"]))
+    def replace(self, late: Holder, then: str) -> Any:
+        """A worker sleeps for too long, another one takes over, and the first wakes up."""
         self.stall("longer than a lease")
         self.recover()
         with db.transaction(self.domain.engine) as connection:
-            lease = claims.claim(connection, holder.lease.shard_id, self._claimant())
-        return self._claimed(lease, self.model.claimable(holder.lease.shard_id))
+            lease = claims.claim(connection, late.lease.shard_id, self._claimant())
+        holder = self._claimed(lease, self.model.claimable(late.lease.shard_id))
+        self.stall("a while")
+        if then == "finish":
+            self.finish(late, 1)
+        elif then != "sleep on":
+            getattr(self, then)(late)
+        return holder
 
     def _claimant(self) -> Claimant:
         return Claimant("worker_1", ["scripted"], BATCH_ENDPOINTS, LEASE_SECONDS)
