@@ -37,7 +37,7 @@ def set_clock(stack: services.Stack, offset: str) -> None:
     """Shift the database's clock, for everybody at once."""
     with psycopg.connect(stack.database_url, autocommit=True) as connection:
         name = connection.info.dbname
-        connection.execute(f"ALTER DATABASE {name} SET promptmill.clock_offset = '{offset}'")  # type: ignore[arg-type]
+        connection.execute(f"ALTER DATABASE {name} SET promptmill.clock_offset = '{offset}'")
         connection.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"

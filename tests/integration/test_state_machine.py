@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
     multiple,
@@ -64,6 +63,8 @@ COUNTS = st.integers(1, 2 * SHARD_REQUESTS + 5)
 # also goes back.
 SLACK_SECONDS = 900
 PAUSES = {"a while": 1_900, "longer than a lease": LEASE_SECONDS + 200, "a day": 86_500, "back": -1_900}
+# What one who holds a lease, or held it once, may do.
+WORK = ["beat", "finish", "finish_without_an_answer", "lose_postgres_before_the_commit", "drain", "crash"]
 TABLES = "batches, files, lines, requests, results, shards, attempts, turns, calls"
 
 
@@ -121,32 +122,74 @@ def _outcome(line: int, code: str | None) -> Outcome:
 class Machine(RuleBasedStateMachine):
     """What clients, workers, the reconciler and misfortune do."""
 
-    files: Bundle[tuple[str, int]] = Bundle("files")
-    batches: Bundle[str] = Bundle("batches")
     holders: Bundle[Holder] = Bundle("holders")
 
     def __init__(self, world: World) -> None:
         super().__init__()
         world.reset()
         self.world, self.domain, self.model = world, world.domain, Model()
+        self.heard: list[str] = []
+        self.uploaded: list[tuple[str, int]] = []
         self.alive: list[Holder] = []
         self.seen: dict[tuple[str, int], bytes] = {}
 
+    # Few rules with many ways each: with many rules most runs would never come to a worker that is late. Each run
+    # begins with a batch, and somebody who holds a part of it.
+
+    @initialize(target=holders, count=COUNTS)
+    def begin(self, count: int) -> Any:
+        self.upload(count)
+        self.create(0)
+        return self.hear()
+
+    @rule(what=st.sampled_from(["upload", "create", "create_of_nothing", "cancel"]), which=COUNTS)
+    def client(self, what: str, which: int) -> None:
+        getattr(self, what)(which)
+
+    @rule(target=holders, how=st.sampled_from(["hear", "hear_again", "poll"]))
+    def claim(self, how: str) -> Any:
+        return getattr(self, how)()
+
+    @rule(holder=holders, what=st.sampled_from(WORK), count=st.integers(1, SHARD_REQUESTS))
+    def work(self, holder: Holder, what: str, count: int) -> None:
+        getattr(self, what)(holder, count)
+
+    @rule(target=holders, late=holders, then=st.sampled_from(WORK))
+    def replace(self, late: Holder, then: str) -> Any:
+        """A worker sleeps for too long, another one takes over, and the first wakes up."""
+        self.stall("longer than a lease")
+        self.recover()
+        holder = self._claim(late.lease.shard_id)
+        self.stall("a while")
+        self.work(late, then, 1)
+        return holder
+
+    @rule(step=st.sampled_from(["announce", "recover", "finalize"]))
+    def reconcile(self, step: str) -> None:
+        getattr(self, step)()
+
+    @rule(what=st.sampled_from(["flush_redis", "restart_postgres"]))
+    def lose(self, what: str) -> None:
+        getattr(self, what)()
+
+    @rule(pause=st.sampled_from(sorted(PAUSES)))
+    def stall(self, pause: str) -> None:
+        """Everybody sleeps, or the clock is set back."""
+        self.model.now += PAUSES[pause]
+        self.world.set_clock(self.model.now)
+
     # Clients.
 
-    @initialize(target=batches, count=COUNTS)
-    def begin(self, count: int) -> str:
-        return self._create((self.domain.upload(numbered(count)), count))
+    def upload(self, count: int) -> None:
+        self.uploaded.append((self.domain.upload(numbered(count)), count))
 
-    @initialize(target=files, count=COUNTS)
-    def upload(self, count: int) -> tuple[str, int]:
-        return self.domain.upload(numbered(count)), count
+    def create(self, which: int) -> None:
+        self._create(self.uploaded[which % len(self.uploaded)])
 
-    @rule(target=batches, file=st.one_of(files, st.just(("file-unknown", 0))))
-    def create(self, file: tuple[str, int]) -> str:
-        return self._create(file)
+    def create_of_nothing(self, _: int) -> None:
+        self._create(("file-unknown", 0))
 
-    def _create(self, file: tuple[str, int]) -> str:
+    def _create(self, file: tuple[str, int]) -> None:
         file_id, count = file
         with db.transaction(self.domain.engine) as connection:
             # A worker was there lately, whatever the clock did.
@@ -156,10 +199,9 @@ class Machine(RuleBasedStateMachine):
         cut = [lines[start : start + SHARD_REQUESTS] for start in range(0, count, SHARD_REQUESTS)]
         shard_ids = [shard.id for shard in self.domain.shards(batch_id)]
         self.model.create(batch_id, dict(zip(shard_ids, cut, strict=True)))
-        return batch_id
 
-    @rule(batch_id=batches)
-    def cancel(self, batch_id: str) -> None:
+    def cancel(self, which: int) -> None:
+        batch_id = list(self.model.status)[which % len(self.model.status)]
         try:
             with db.transaction(self.domain.engine) as connection:
                 batches.cancel(connection, self.domain.project_id, batch_id)
@@ -170,7 +212,6 @@ class Machine(RuleBasedStateMachine):
 
     # Workers.
 
-    @rule(target=holders)
     def hear(self) -> Any:
         """Take a hint out of Redis and claim."""
         if not self.model.redis:
@@ -180,31 +221,23 @@ class Machine(RuleBasedStateMachine):
         message = json.loads(self.world.broker.rpop(QUEUE))  # type: ignore[arg-type]
         (shard_id,), _, _ = json.loads(base64.b64decode(message["body"]))
         self.model.redis.remove(shard_id)
-        with db.transaction(self.domain.engine) as connection:
-            lease = claims.claim(connection, shard_id, self._claimant())
-        return self._claimed(lease, self.model.claimable(shard_id))
+        self.heard.append(shard_id)
+        return self._claim(shard_id)
 
-    @rule(target=holders)
+    def hear_again(self) -> Any:
+        """An old hint comes once more, whatever has become of its shard."""
+        return self._claim(self.heard[-1])
+
     def poll(self) -> Any:
         """Claim what no hint has come for."""
         with db.transaction(self.domain.engine) as connection:
             lease = claims.claim_unhinted(connection, self._claimant(), hint_seconds=HINT_SECONDS)
         return self._claimed(lease, self.model.claimable(None, HINT_SECONDS))
 
-    @rule(target=holders, late=holders, then=st.sampled_from(["beat", "finish", "drain", "sleep on"]))
-    def replace(self, late: Holder, then: str) -> Any:
-        """A worker sleeps for too long, another one takes over, and the first wakes up."""
-        self.stall("longer than a lease")
-        self.recover()
+    def _claim(self, hinted: str) -> Any:
         with db.transaction(self.domain.engine) as connection:
-            lease = claims.claim(connection, late.lease.shard_id, self._claimant())
-        holder = self._claimed(lease, self.model.claimable(late.lease.shard_id))
-        self.stall("a while")
-        if then == "finish":
-            self.finish(late, 1)
-        elif then != "sleep on":
-            getattr(self, then)(late)
-        return holder
+            lease = claims.claim(connection, hinted, self._claimant())
+        return self._claimed(lease, self.model.claimable(hinted))
 
     def _claimant(self) -> Claimant:
         return Claimant("worker_1", ["scripted"], BATCH_ENDPOINTS, LEASE_SECONDS)
@@ -224,29 +257,29 @@ class Machine(RuleBasedStateMachine):
         self.alive.append(Holder(lease, lines))
         return self.alive[-1]
 
-    @rule(holder=holders)
-    def beat(self, holder: Holder) -> None:
+    def beat(self, holder: Holder, _: int) -> None:
         held = holder.lease.held
         with db.transaction(self.domain.engine) as connection:
             renewal = leases.renew(connection, [held], lease_seconds=LEASE_SECONDS).get(held)
         assert (renewal and renewal.stopping) == self.model.renew(held)
 
-    @rule(holder=holders, count=st.integers(1, SHARD_REQUESTS))
     def finish(self, holder: Holder, count: int) -> None:
         outcomes = holder.take(count)
         if outcomes:
             assert self.world.write(holder.lease, outcomes) == self.model.write(holder.lease.held, outcomes)
 
-    @rule(holder=holders, count=st.integers(1, SHARD_REQUESTS))
     def finish_without_an_answer(self, holder: Holder, count: int) -> None:
         """The COMMIT was done, its answer got lost, and the writer tries again."""
         outcomes = holder.take(count)
         if outcomes:
             first = self.world.write(holder.lease, outcomes)
             assert first == self.model.write(holder.lease.held, outcomes)
-            assert self.world.write(holder.lease, outcomes, uncertain=True) == first
+            shard, (_, token) = self.model.shards[holder.lease.shard_id], holder.lease.held
+            # Whoever lost the lease, and whose shard was ended by the end of its batch, is told that it is done.
+            ended = (shard.state, shard.token) == ("done", token) or None
+            again = self.world.write(holder.lease, outcomes, uncertain=True)
+            assert again == (ended if first is None else first)
 
-    @rule(holder=holders, count=st.integers(1, SHARD_REQUESTS))
     def lose_postgres_before_the_commit(self, holder: Holder, count: int) -> None:
         outcomes = dict.fromkeys(holder.lines[:count])
         if outcomes:
@@ -254,21 +287,16 @@ class Machine(RuleBasedStateMachine):
                 self.world.write_in(connection, holder.lease, outcomes, uncertain=False)
                 self.world.restart_postgres()
 
-    @rule(holder=consumes(holders))
-    def drain(self, holder: Holder) -> None:
+    def drain(self, holder: Holder, _: int) -> None:
         """Give the shard back, and end the batch if that was the last of it."""
         assert self.domain.release(holder.lease) == self.model.release(holder.lease.held)
         self._settle(holder.lease.batch_id)
 
-    @rule(holder=consumes(holders))
-    def crash(self, holder: Holder) -> None:
-        self.alive.remove(holder)
+    def crash(self, holder: Holder, _: int) -> None:
+        """Do nothing more."""
+        holder.lines.clear()
 
     # The reconciler.
-
-    @rule(step=st.sampled_from(["announce", "recover", "finalize"]))
-    def reconcile(self, step: str) -> None:
-        getattr(self, step)()
 
     def announce(self) -> None:
         self.world.dispatcher.hint_overdue(HINT_SECONDS)
@@ -290,16 +318,6 @@ class Machine(RuleBasedStateMachine):
         assert self.domain.settle(batch_id) == self.model.settle(batch_id)
 
     # Misfortune.
-
-    @rule(pause=st.sampled_from(sorted(PAUSES)))
-    def stall(self, pause: str) -> None:
-        """Everybody sleeps, or the clock is set back."""
-        self.model.now += PAUSES[pause]
-        self.world.set_clock(self.model.now)
-
-    @rule(what=st.sampled_from(["flush_redis", "restart_postgres"]))
-    def lose(self, what: str) -> None:
-        getattr(self, what)()
 
     def flush_redis(self) -> None:
         self.world.broker.flushall()
@@ -366,7 +384,7 @@ class Machine(RuleBasedStateMachine):
         self.finalize()
         assert set(self.model.status.values()) <= TERMINAL
         for late in self.alive:
-            self.beat(late)
+            self.beat(late, 1)
             self.finish(late, SHARD_REQUESTS)
         self.all_is_what_the_model_says()
         invariants.check(self.domain.engine)
