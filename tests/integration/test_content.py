@@ -108,7 +108,10 @@ def test_f52_a_file_with_a_flipped_byte_never_comes_whole(
     damage(domain, file_id)
     received = b""
     # The server's words for a reply that was already under way.
-    with pytest.raises(RuntimeError, match="already started") as caught, client.http.stream("GET", path, headers=client.headers) as response:
+    with (
+        pytest.raises(RuntimeError, match="already started") as caught,
+        client.http.stream("GET", path, headers=client.headers) as response,
+    ):
         length = int(response.headers["content-length"])
         for piece in response.iter_bytes():
             received += piece
