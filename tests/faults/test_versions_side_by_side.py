@@ -5,6 +5,9 @@ of this one. A recording of its statements would show less, and history is not t
 `make previous` packs the code of a commit; it is run once for each release (docs/operations.md, "Upgrades").
 """
 
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,12 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with tarfile.open(CODE) as archive:
         archive.extractall(folder, filter="data")
     # Not the folder that the tests are run in, where this version is.
-    return {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    environment = {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
+    for package in ("api", "jobs", "workers"):
+        where = [sys.executable, "-c", f"import {package}; print({package}.__file__)"]
+        found = subprocess.run(where, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        assert Path(found.stdout.strip()).is_relative_to(folder), "it is the previous version that will run"
+    return environment
 
 
 def query(stack: services.Stack, statement: str) -> list[Any]:

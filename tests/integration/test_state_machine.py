@@ -154,11 +154,12 @@ class Machine(RuleBasedStateMachine):
     def work(self, holder: Holder, what: str, count: int) -> None:
         getattr(self, what)(holder, count)
 
-    @rule(target=holders, late=holders, then=st.sampled_from(WORK))
-    def replace(self, late: Holder, then: str) -> Any:
-        """A worker sleeps for too long, another one takes over, and the first wakes up."""
+    @rule(target=holders, late=holders, then=st.sampled_from(WORK), swept=st.booleans())
+    def replace(self, late: Holder, then: str, swept: bool) -> Any:
+        """A worker sleeps for too long, another one takes over, before or after a sweep, and the first wakes up."""
         self.stall("longer than a lease")
-        self.recover()
+        if swept:
+            self.recover()
         holder = self._claim(late.lease.shard_id)
         self.stall("a while")
         self.work(late, then, 1)

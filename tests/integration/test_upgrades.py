@@ -1,6 +1,7 @@
-"""F53, F99: migrations that are killed, that come in the way of work, and that give way to it."""
+"""F53, F99, F101: migrations that are killed, that come in the way of work, and that give way; models that change."""
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from conftest import ROOT, migrate
 from sqlalchemy.exc import OperationalError
 
 from api.stack.program import promptmill
-from jobs import db
+from jobs import db, fleet
+from jobs.protocol import BATCH_ENDPOINTS
 from jobs.states import BatchStatus
 
 EXPAND = """
@@ -140,3 +142,22 @@ def test_a_migration_that_is_killed_halfway_leaves_nothing_and_is_run_again(serv
         assert subprocess.run(promptmill("migrate"), env=environment, check=False).returncode == 0
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SELECT scopes FROM api_keys")
+
+
+def test_results_of_a_batch_whose_model_was_replaced_lead_to_the_model_that_answered(domain: Any) -> None:
+    """By the statement in docs/operations.md."""
+    for worker, revision in (("worker_2", "vllm 1 gemma old"), ("worker_3", "vllm 1 gemma new")):
+        with db.transaction(domain.engine) as connection:
+            fleet.register(
+                connection, worker, engine="vllm", models=["scripted"], endpoints=BATCH_ENDPOINTS, revision=revision
+            )
+    batch_id = domain.new_batch(3)
+    (shard,) = domain.shards(batch_id)
+    first = domain.claim(shard.id, worker="worker_2")
+    domain.write(first, [2])
+    domain.release(first)
+    domain.write(domain.claim(shard.id, worker="worker_3"), [1, 3])
+    guide = (ROOT / "docs" / "operations.md").read_text()
+    (statement,) = re.findall(r"```sql\n(SELECT.*?);\n```", guide, re.DOTALL)
+    rows = domain.execute(statement.replace("'batch_...'", ":id") + " ORDER BY r.line_no", id=batch_id)
+    assert [tuple(row) for row in rows] == [(1, "vllm 1 gemma new"), (2, "vllm 1 gemma old"), (3, "vllm 1 gemma new")]
