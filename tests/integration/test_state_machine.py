@@ -52,7 +52,7 @@ COMMON: dict[str, Any] = {
     "print_blob": True,
 }
 # The same runs every time: whether a commit is good is not decided by dice.
-settings.register_profile("machine", max_examples=40, stateful_step_count=40, derandomize=True, **COMMON)
+settings.register_profile("machine", max_examples=30, stateful_step_count=40, derandomize=True, **COMMON)
 settings.register_profile("machine-long", max_examples=5_000, stateful_step_count=80, **COMMON)
 PROFILE = settings.get_profile("machine-long" if os.environ.get("HYPOTHESIS_PROFILE") == "long" else "machine")
 
