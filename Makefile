@@ -12,7 +12,7 @@ CHECKPOINTS := $(CURDIR)/.venv-vllm/checkpoints
 ON_CPU := VLLM_TARGET_DEVICE=cpu VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 \
 	PROMPTMILL_TEST_CHECKPOINTS=$(CHECKPOINTS) PROMPTMILL_TEST_CHECKPOINT=$(CHECKPOINTS)/smollm2
 
-.PHONY: help setup demo up test test-unit test-vllm requirements conformance conformance-requirements check docs fix bench clean
+.PHONY: help setup demo up test test-unit test-vllm requirements conformance conformance-requirements check docs fix previous bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -81,6 +81,9 @@ docs: $(READY) ## Write the generated parts of docs/
 fix: $(READY) ## Format, and mend what the linter can
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
+
+previous: ## Pack the code of a release, COMMIT=TAG, that the next one has to get on with
+	git archive --format=tar $(COMMIT) api jobs workers | xz -9e > tests/previous/code.tar.xz
 
 bench: $(READY) $(VLLM) ## Measure speed as ratios against the bare thing (docs/benchmarks.md)
 	$(RUN) python bench/run.py

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from jobs import db, keys, quotas, webhooks
+from jobs import db, fleet, keys, quotas, webhooks
+from jobs.fleet import WorkerInfo
 from jobs.keys import KeyInfo, Scope
 from jobs.protocol import WebhookEndpoint, WebhookEndpointCreate, WebhookEndpointWithSecret
 from jobs.settings import Settings
@@ -81,3 +82,12 @@ def delete_webhook(settings: Settings, project: str, endpoint_id: str) -> None:
         webhooks.remove(connection, keys.find_project(connection, project), endpoint_id)
 
     _once(settings, delete)
+
+
+def list_workers(settings: Settings) -> list[WorkerInfo]:
+    seconds = settings.retention.model_memory_seconds
+    return _once(settings, lambda connection: fleet.list_seen(connection, memory_seconds=seconds))
+
+
+def require_version(settings: Settings, wanted: str | None) -> None:
+    _once(settings, lambda connection: fleet.require_version(connection, wanted))

@@ -40,6 +40,8 @@ project_commands = typer.Typer(help="Projects and their quotas.", no_args_is_hel
 app.add_typer(project_commands, name="projects")
 webhook_commands = typer.Typer(help="Receivers that are told when batches end.", no_args_is_help=True)
 app.add_typer(webhook_commands, name="webhooks")
+worker_commands = typer.Typer(help="Workers, and the oldest version that may work.", no_args_is_help=True)
+app.add_typer(worker_commands, name="workers")
 out = Console()
 err = Console(stderr=True)
 
@@ -275,6 +277,29 @@ def delete_webhook(endpoint_id: EndpointId, *, project: Project = "default") -> 
 
     admin.delete_webhook(_configuration(), project, endpoint_id)
     out.print("Deleted.")
+
+
+@worker_commands.command("list")
+def list_workers() -> None:
+    """List the workers that were seen lately, with what exactly each one runs."""
+    from api import admin
+
+    seen = admin.list_workers(_configuration())
+    _show(
+        ["id", "host", "version", "engine", "models", "revision", "state"],
+        [[each.id, each.host, each.version, each.engine, each.models, each.revision, each.state] for each in seen],
+    )
+
+
+@worker_commands.command("require")
+def require_version(
+    version: Annotated[str, typer.Argument(help="The oldest version that may work, or `none`.")],
+) -> None:
+    """Have workers of older versions drain and end, and start no more of them."""
+    from api import admin
+
+    admin.require_version(_configuration(), None if version == "none" else version)
+    out.print(f"Workers must be of version {version}." if version != "none" else "Every version may work.")
 
 
 def _add_other_commands() -> None:

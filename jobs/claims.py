@@ -96,10 +96,11 @@ _IS_OPEN = """
 _CLAIM_HINTED = text(
     _CLAIM.format(may_run="true", is_open=_IS_OPEN, nobody_aboard=_NOBODY_ABOARD, candidates=_CANDIDATES)
 )
-# Celery gets its chance first.
+# Celery gets its chance first. A hint from a time that has not come yet counts for nothing: the clock was set back.
 _CLAIM_UNHINTED = text(
     _CLAIM.format(
-        may_run="(s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))",
+        may_run="(s.hinted_at IS NULL"
+        " OR s.hinted_at NOT BETWEEN app_now() - make_interval(secs => :hint_seconds) AND app_now())",
         is_open=_IS_OPEN,
         nobody_aboard=_NOBODY_ABOARD,
         candidates=_CANDIDATES,

@@ -3,6 +3,7 @@
 Each page is a short transaction of its own, so that a client that reads slowly holds nothing open.
 """
 
+import hashlib
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from psycopg import sql
 from sqlalchemy import Engine, Row
 
 from jobs import db, pgcopy
+from jobs.errors import DamagedFile
 
 # Two pages in memory at a time, and a third on its way to the client.
 PAGE_BYTES = 4_000_000
@@ -119,6 +121,25 @@ def stream_range(engine: Engine, source: Source, start: int, length: int) -> Gen
             yield piece
     finally:
         pages.close()
+
+
+def checked(pieces: Generator[bytes], sha256: bytes) -> Generator[bytes]:
+    """Yield the bytes of a whole file; the last one only if together they are what was uploaded.
+
+    Raises:
+        DamagedFile: they are not. All but the last byte are with the client by then, which it can tell by the length.
+    """
+    digest, last = hashlib.sha256(), b""
+    try:
+        for piece in pieces:
+            digest.update(piece)
+            yield last + piece[:-1]
+            last = piece[-1:]
+        if digest.digest() != sha256:
+            raise DamagedFile
+        yield last
+    finally:
+        pieces.close()
 
 
 def stream(engine: Engine, source: Source, *, after: int = 0) -> Generator[bytes]:

@@ -8,6 +8,7 @@
     ├ QuotaExceeded               the project has what it may have; answered with 429
     ├ NotFound                    unknown here, or somebody else's: the same answer (404)
     ├ StateConflict               legal at another time (409, never retried by the SDK)
+    ├ DamagedFile                 its bytes are not those that were sent; the download is cut off
     ├ Unavailable                 Postgres or Redis is away or full (503, may be retried)
     │ ├ Collision                 nothing was done, and the same transaction may succeed at once
     │ └ OutcomeUnknown            the connection broke in the middle of COMMIT: it is done, or it is not
@@ -68,6 +69,10 @@ class NotFound(PromptmillError):
 
 class StateConflict(PromptmillError):
     """The object is in a state that does not allow this."""
+
+
+class DamagedFile(PromptmillError):
+    """The file is not what was uploaded."""
 
 
 class Unavailable(PromptmillError):

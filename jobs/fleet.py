@@ -1,19 +1,35 @@
-"""The workers that are there, and what they serve: models, each at the same endpoints."""
+"""The workers that are there, what they serve (models, each at the same endpoints), and how old they may be."""
 
 import os
+import re
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
-from sqlalchemy import Connection, func, insert, text, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
-from jobs.tables import workers
+from jobs.errors import ConfigurationError, InvalidRequest
+from jobs.tables import min_worker_version, workers
+
+VERSION = version("promptmill")
+_RELEASE = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})*")
 
 
 def register(
-    connection: Connection, worker_id: str, *, engine: str, models: Sequence[str], endpoints: Sequence[str]
+    connection: Connection,
+    worker_id: str,
+    *,
+    engine: str,
+    models: Sequence[str],
+    endpoints: Sequence[str],
+    revision: str | None = None,
 ) -> None:
-    """Make a worker known; batches for its models and endpoints are accepted from now on."""
+    """Make a worker known; batches for its models and endpoints are accepted from now on.
+
+    `revision` says which engine and model it runs; its attempts name the worker, so that results can be traced to it.
+    """
     connection.execute(
         insert(workers).values(
             id=worker_id,
@@ -22,7 +38,8 @@ def register(
             engine=engine,
             models=list(models),
             endpoints=list(endpoints),
-            version=version("promptmill"),
+            version=VERSION,
+            revision=revision,
         )
     )
 
@@ -58,3 +75,81 @@ def served_endpoints(connection: Connection, models: Sequence[str], *, memory_se
         """
     )
     return set(connection.execute(statement, {"models": list(models), "memory": memory_seconds}).scalars())
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What may be shown of a worker."""
+
+    id: str
+    host: str
+    version: str
+    engine: str
+    models: str
+    revision: str
+    state: str
+    """`running`, `stopped`, or since when it was not seen."""
+
+
+def list_seen(connection: Connection, *, memory_seconds: float) -> list[WorkerInfo]:
+    """Return the workers that were seen lately, the newest first."""
+    statement = text(
+        """
+        SELECT id, hostname, version, engine, models, revision,
+               CASE WHEN stopped_at IS NOT NULL THEN 'stopped'
+                    WHEN seen_at > app_now() - interval '2 minutes' THEN 'running'
+                    ELSE 'not seen since ' || to_char(seen_at, 'YYYY-MM-DD HH24:MI:SS') END AS state
+        FROM workers WHERE seen_at > app_now() - make_interval(secs => :memory) ORDER BY started_at DESC, id
+        """
+    )
+    rows = connection.execute(statement, {"memory": memory_seconds})
+    return [
+        WorkerInfo(row.id, row.hostname, row.version, row.engine, ", ".join(row.models), row.revision or "", row.state)
+        for row in rows
+    ]
+
+
+def parse_version(words: str) -> tuple[int, ...]:
+    """Return the numbers of a version, without zeros at its end: `0.2.0rc1` is (0, 2), as 0.2 is.
+
+    Raises:
+        InvalidRequest: it does not begin with a number.
+    """
+    if not (match := _RELEASE.match(words)):
+        message = f"'{words}' is no version. Say it like {VERSION}."
+        raise InvalidRequest(message)
+    return tuple(int(number) for number in re.sub(r"(\.0+)+$", "", match[0]).split("."))
+
+
+def require_version(connection: Connection, wanted: str | None) -> None:
+    """Have workers of an older version than `wanted` claim nothing more and drain; None: take all again.
+
+    Raises:
+        InvalidRequest: it is no version.
+    """
+    connection.execute(delete(min_worker_version))
+    if wanted is not None:
+        parse_version(wanted)
+        connection.execute(upsert(min_worker_version).values(version=wanted).on_conflict_do_nothing())
+
+
+def required_version(connection: Connection) -> str | None:
+    """Return the oldest version that may claim, None if every one may."""
+    return connection.execute(select(min_worker_version.c.version)).scalar_one_or_none()
+
+
+def may_claim(connection: Connection) -> bool:
+    """Tell whether this process is new enough to claim."""
+    wanted = required_version(connection)
+    return wanted is None or parse_version(VERSION) >= parse_version(wanted)
+
+
+def check_version(connection: Connection) -> None:
+    """Return for a process that is new enough to claim.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not may_claim(connection):
+        message = f"This worker is of version {VERSION}, and {required_version(connection)} is asked for at least."
+        raise ConfigurationError(message)

@@ -9,7 +9,9 @@ _TO_HINT = text(
     """
     SELECT s.id, s.model, s.hinted_at IS NULL AS is_new FROM shards s JOIN batches b ON b.id = s.batch_id
     WHERE s.state = 'queued' AND b.status = 'in_progress'
-      AND (s.hinted_at IS NULL OR s.hinted_at < app_now() - make_interval(secs => :hint_seconds))
+      AND (s.hinted_at IS NULL
+           -- Also from a time that has not come yet: the clock was set back.
+           OR s.hinted_at NOT BETWEEN app_now() - make_interval(secs => :hint_seconds) AND app_now())
     ORDER BY s.created_at, s.number LIMIT 10000
     """
 )

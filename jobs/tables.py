@@ -9,6 +9,7 @@
                   └ results                one outcome for each request, never changed
     workers                                who serves which model, at which endpoints
     breakers                               hosts on which engines died with nothing aboard
+    min_worker_version                     the oldest release that may claim
 
 Some columns are for people who ask afterwards, no code reads them: when and by which lease a result was written, its
 status and code, what a worker was.
@@ -427,6 +428,8 @@ workers = Table(
     # The default is what a worker of a release without this column serves.
     Column("endpoints", ARRAY(Text), nullable=False, server_default=text("'{/v1/chat/completions,/v1/completions}'")),
     Column("version", Text, nullable=False),
+    # Of its engine and its model (`workers.revisions`), so that one can say afterwards what answered.
+    Column("revision", Text),
     _moment("started_at", required=True),
     _moment("seen_at", required=True),
     _moment("stopped_at"),
@@ -442,4 +445,13 @@ breakers = Table(
     # No engine is started there before this time; null: at once.
     _moment("open_until"),
     _moment("failed_at", required=True),
+)
+
+min_worker_version = Table(
+    "min_worker_version",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("version", Text, nullable=False),
+    _moment("changed_at", required=True),
+    CheckConstraint("only_row", name="there_is_one_minimum"),
 )

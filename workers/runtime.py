@@ -12,6 +12,7 @@ Celery pool    one thread for each shard held, waiting most of its time
 import asyncio
 import gc
 import os
+import signal
 import socket
 import threading
 import time
@@ -28,7 +29,7 @@ from jobs.claims import Claimant, Claimed
 from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
-from workers import endpoints, engines
+from workers import endpoints, engines, revisions
 from workers.engines.base import PROBES
 from workers.images.resolver import READERS, Resolver
 from workers.keeper import LeaseKeeper
@@ -86,10 +87,13 @@ class Runtime:
         """Load the model and make this worker known. Nothing is claimed before this returns.
 
         Raises:
-            ConfigurationError: the engine cannot be started.
+            ConfigurationError: the engine cannot be started, or this version is too old.
             EngineFatal: it dies of a request of our own.
             Unavailable: Postgres is away.
         """
+        # Before the model is loaded, which may take minutes.
+        with db.reading(self._database) as connection:
+            fleet.check_version(connection)
         self._wait_for_breaker()
         threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True).start()
         self._start_engine()
@@ -107,6 +111,7 @@ class Runtime:
                 engine=self._engine.name,
                 models=self.models,
                 endpoints=endpoints.served(self._engine),
+                revision=revisions.of(self._settings.worker),
             )
         log.info("worker_ready", worker_id=self.worker_id, engine=self._engine.name, models=list(self.models))
 
@@ -258,9 +263,22 @@ class Runtime:
         return lease
 
     def _claim(self, shard_id: str) -> Claimed:
-        return db.once(
-            self._database, lambda connection: claims.claim(connection, shard_id, self._claimant), point="claim_hinted"
+        return self._claim_if_new_enough(
+            lambda connection: claims.claim(connection, shard_id, self._claimant), point="claim_hinted"
         )
+
+    def _claim_if_new_enough(self, claim: Callable[[Connection], Claimed], *, point: str) -> Claimed:
+        def work(connection: Connection) -> tuple[bool, Claimed]:
+            may = fleet.may_claim(connection)
+            return may, claim(connection) if may else None
+
+        is_new_enough, claimed = db.once(self._database, work, point=point)
+        if not is_new_enough:
+            log.warning("worker_too_old", worker_id=self.worker_id, version=fleet.VERSION)
+            self.drain()
+            # Whoever serves this worker ends it as when it is asked to go.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return claimed
 
     @property
     def _claimant(self) -> Claimant:
@@ -295,8 +313,7 @@ class Runtime:
 
     def _claim_next(self) -> Claimed:
         seconds = self._settings.worker.poll_seconds
-        return db.once(
-            self._database,
+        return self._claim_if_new_enough(
             lambda connection: claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds),
             point="claim_polled",
         )

@@ -185,9 +185,15 @@ async def retrieve_content(
             headers={"content-range": f"bytes */{row.bytes}"},
         )
     if wanted is None:
-        return _stream(content.stream(context.database, source), headers)
+        return _stream(_whole(context, source, row.sha256), headers)
     headers |= {"content-length": str(wanted.length), "content-range": wanted.content_range(row.bytes)}
     return _stream(content.stream_range(context.database, source, wanted.start, wanted.length), headers, status=206)
+
+
+def _whole(context: Context, source: content.Source, sha256: bytes | None) -> Iterator[bytes]:
+    """Return the bytes of a file, checked against the hash of its upload; result files are rows and have none."""
+    pieces = content.stream(context.database, source)
+    return pieces if sha256 is None else content.checked(pieces, bytes(sha256))
 
 
 def _headers(filename: str) -> dict[str, str]:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import services
 from payloads import jsonl, numbered, request
-from web import no_reader_left
+from web import Client, no_reader_left
 
 from jobs import content
+from jobs.errors import DamagedFile
 
 
 def test_pages_are_small_however_long_the_lines_are(domain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +87,40 @@ def test_any_range_is_the_slice(domain: Any, monkeypatch: pytest.MonkeyPatch) ->
             assert got == data[start : start + length]
     assert list(content.stream_range(domain.engine, content.Source("file-nope"), 0, 10)) == []
     no_reader_left()
+
+
+def damage(domain: Any, file_id: str) -> None:
+    """Flip a byte of a file's last line behind Postgres' back, as far as that goes."""
+    domain.execute(
+        "UPDATE lines SET content = set_byte(content, 9, get_byte(content, 9) # 1) "
+        "WHERE file_id = :id AND line_no = (SELECT max(line_no) FROM lines WHERE file_id = :id)",
+        id=file_id,
+    )
+
+
+def test_f52_a_file_with_a_flipped_byte_never_comes_whole(
+    domain: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.content.MAX_PAGE_LINES", 50)
+    file_id = client.file_id(200)
+    path = f"/v1/files/{file_id}/content"
+    assert client.call("GET", path).content == numbered(200)
+    damage(domain, file_id)
+    received = b""
+    # The server's words for a reply that was already under way.
+    with (
+        pytest.raises(RuntimeError, match="already started") as caught,
+        client.http.stream("GET", path, headers=client.headers) as response,
+    ):
+        length = int(response.headers["content-length"])
+        for piece in response.iter_bytes():
+            received += piece
+    assert isinstance(caught.value.__cause__, DamagedFile)
+    assert len(received) < length, "the client can tell"
+
+
+def test_a_file_of_one_byte_and_an_empty_one_are_checked_too(domain: Any, client: Client) -> None:
+    for data in (b"x", b""):
+        made = client.call("POST", "/v1/files", data={"purpose": "user_data"}, files={"file": ("a", data)})
+        if made.status_code == 200:
+            assert client.call("GET", f"/v1/files/{made.json()['id']}/content").content == data
