@@ -54,7 +54,7 @@ def create_webhook(settings: Settings, project: str, new: WebhookEndpointCreate)
     def create(connection: Connection) -> WebhookEndpointWithSecret:
         project_id = keys.find_project(connection, project)
         endpoint_id = webhooks.create(connection, project_id, new, settings.webhooks)
-        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id, settings.webhooks)
 
     return _once(settings, create)
 
@@ -70,10 +70,14 @@ def list_webhooks(settings: Settings, project: str) -> list[WebhookEndpoint]:
 def rotate_webhook(settings: Settings, project: str, endpoint_id: str, *, keep_old: bool) -> WebhookEndpointWithSecret:
     def rotate(connection: Connection) -> WebhookEndpointWithSecret:
         project_id = keys.find_project(connection, project)
-        webhooks.rotate(connection, project_id, endpoint_id, keep_old=keep_old)
-        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+        webhooks.rotate(connection, project_id, endpoint_id, settings.webhooks, keep_old=keep_old)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id, settings.webhooks)
 
     return _once(settings, rotate)
+
+
+def seal_webhooks(settings: Settings) -> int:
+    return _once(settings, lambda connection: webhooks.seal_all(connection, settings.webhooks))
 
 
 def delete_webhook(settings: Settings, project: str, endpoint_id: str) -> None:

@@ -145,6 +145,9 @@ class Webhooks(_Section):
     allowed_networks: tuple[IPvAnyNetwork, ...] = ()
     """Networks that are not public and may be sent to all the same, as a JSON list: `["10.1.0.0/16"]`. None: whoever
     has an API key names the addresses, and this process may reach what they may not."""
+    key_file: Path | None = None
+    """File with the keys that seal the secrets of endpoints in the database, a line each (docs/webhooks.md). API,
+    reconciler and command line read it. Unset: no endpoint can be made; `promptmill up` makes a file of its own."""
     max_endpoints: Count = 20
     """Most endpoints of a project. Each one is a message for every batch."""
     timeout_seconds: Seconds = 10

@@ -356,8 +356,10 @@ webhook_endpoints = Table(
     Column("name", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("event_types", ARRAY(Text), nullable=False),
-    # Not hashed: each message is signed with it.
+    # Sealed (jobs.vault), not hashed: each message is signed with it.
     Column("secret", Text, nullable=False),
+    # What is shown of it; null: made by a release that did not seal.
+    Column("secret_hint", Text),
     # Signs too, until then.
     Column("previous_secret", Text),
     _moment("previous_secret_until"),

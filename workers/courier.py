@@ -59,9 +59,7 @@ class Courier:
     async def _take(self) -> Delivery | None:
         # Repeated after a COMMIT of unknown outcome it may lease a second one; the first comes again after its lease.
         try:
-            return await self._transaction(
-                lambda connection: outbox.take(connection, timeout_seconds=self._settings.timeout_seconds)
-            )
+            return await self._transaction(lambda connection: outbox.take(connection, self._settings))
         except Exception as error:  # noqa: BLE001  Postgres away, say; it looks again
             log.warning("webhooks_not_read", error=type(error).__name__)
             return None

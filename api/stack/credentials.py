@@ -6,6 +6,8 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from jobs import vault
+
 
 def _password() -> str:
     return secrets.token_hex(24)
@@ -31,12 +33,26 @@ def load(data_dir: Path) -> Credentials:
     return credentials
 
 
+def webhook_key_file(data_dir: Path) -> Path:
+    """Return the file with the keys of webhooks' secrets; the first time, make it with one key.
+
+    A file of its own, not part of what is loaded: a new key is a line at its end.
+    """
+    path = data_dir / "webhooks.keys"
+    if not path.exists():
+        _write(path, vault.new_key() + "\n")
+    return path
+
+
 def save(data_dir: Path, credentials: Credentials) -> None:
     """Write the secrets; a crash leaves the old ones or the new ones."""
-    path = _path(data_dir)
+    _write(_path(data_dir), json.dumps(asdict(credentials)))
+
+
+def _write(path: Path, content: str) -> None:
     fresh = path.with_suffix(".new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(asdict(credentials), file)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from api.stack import credentials, postgres, valkey
 from api.stack.program import Program, free_port, http_ok, promptmill, require_free
 from api.stack.supervisor import Supervisor
-from jobs import db, keys
+from jobs import db, keys, webhooks
 from jobs.errors import ConfigurationError
 from jobs.settings import Settings
 
@@ -33,6 +33,7 @@ class Address:
     flower_password: str
     log_dir: str
     database_url: str
+    webhook_key_file: str
 
 
 class Stack:
@@ -108,6 +109,7 @@ class Stack:
             )
         migrate = Program("migrate", promptmill("migrate"), runs_to_its_end=True, environment=self._environment())
         await self._step(supervisor, migrate)
+        await asyncio.to_thread(self._seal_secrets)
         api_key = await asyncio.to_thread(self._api_key)
         # These do not need each other to start.
         await asyncio.gather(*(self._step(supervisor, program) for program in self._services()))
@@ -160,6 +162,7 @@ class Stack:
             "PROMPTMILL_DATABASE_URL": self._database_url(),
             "PROMPTMILL_REDIS_URL": self._redis_url(),
             "PROMPTMILL_FLOWER__PASSWORD": self._flower_password(),
+            "PROMPTMILL_WEBHOOKS__KEY_FILE": str(self._webhook_key_file()),
         }
 
     def _database_url(self) -> str:
@@ -175,6 +178,21 @@ class Stack:
     def _flower_password(self) -> str:
         chosen = self._settings.flower.password
         return chosen.get_secret_value() if chosen else self._credentials.flower
+
+    def _webhook_key_file(self) -> Path:
+        return self._settings.webhooks.key_file or credentials.webhook_key_file(self._home)
+
+    def _seal_secrets(self) -> None:
+        """Seal the secrets of webhooks, also those of a release that did not. Without their key the rest works on."""
+        hooks = self._settings.webhooks.model_copy(update={"key_file": self._webhook_key_file()})
+        engine = db.make_engine(self._database_url(), connections=1)
+        try:
+            with db.transaction(engine) as connection:
+                webhooks.seal_all(connection, hooks)
+        except ConfigurationError as error:
+            self._report(error.message)
+        finally:
+            engine.dispose()
 
     def _api_key(self) -> str:
         """Return the key that the stack shows: the one from last time if it still opens anything, else a new one."""
@@ -199,6 +217,7 @@ class Stack:
             flower_password=self._flower_password(),
             log_dir=str(self._logs),
             database_url=self._database_url(),
+            webhook_key_file=str(self._webhook_key_file()),
         )
 
     @contextmanager
