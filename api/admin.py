@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from jobs import db, keys, quotas, webhooks
+from jobs import audit, db, keys, quotas, webhooks
+from jobs.audit import Deed
 from jobs.keys import KeyInfo, Scope
 from jobs.protocol import WebhookEndpoint, WebhookEndpointCreate, WebhookEndpointWithSecret
 from jobs.settings import Settings
@@ -40,6 +41,14 @@ def list_keys(settings: Settings) -> list[KeyInfo]:
 
 def revoke_key(settings: Settings, key_id: str) -> None:
     _once(settings, lambda connection: keys.revoke(connection, key_id))
+
+
+def list_deeds(settings: Settings, project: str | None, limit: int) -> list[Deed]:
+    def read(connection: Connection) -> list[Deed]:
+        project_id = None if project is None else keys.find_project(connection, project)
+        return audit.latest(connection, project_id=project_id, limit=limit)
+
+    return _once(settings, read)
 
 
 def limit_project(settings: Settings, project: str, limits: dict[str, int | None]) -> None:

@@ -180,6 +180,20 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key, or its id as
     out.print("Revoked.")
 
 
+@app.command()
+def audit(
+    *,
+    project: Annotated[str | None, typer.Option(help="Its name. All projects, if not given.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+) -> None:
+    """Show who did what: keys made and revoked, what was cancelled and deleted. The newest come last."""
+    from api import admin
+
+    deeds = admin.list_deeds(_configuration(), project, limit)
+    cells = [(deed.at, deed.actor, deed.action, deed.project, deed.object_id) for deed in deeds]
+    _show(["at", "who", "what", "project", "id"], cells)
+
+
 Limit = Annotated[int | None, typer.Option(min=-1, help="-1: as the setting has it.")]
 
 

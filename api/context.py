@@ -38,7 +38,8 @@ class Context:
         return await run_in_threadpool(self._transaction, caller, work)
 
     def _transaction(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
-        with db.transaction(self.database, caller.project_id if caller else None) as connection:
+        mine = (caller.project_id, caller.key_id) if caller else (None, "")
+        with db.transaction(self.database, mine[0], key_id=mine[1]) as connection:
             return work(connection)
 
 

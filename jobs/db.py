@@ -56,17 +56,19 @@ def _discard_broken(context: Any) -> None:  # noqa: ANN401  SQLAlchemy's Excepti
         context.is_disconnect = context.is_disconnect or context.connection is None
 
 
-# Until the transaction ends. Migration 0009 says what the role may see.
+# Until the transaction ends. Migration 0009 says what the role may see, 0013 what is noted about the key.
 _LIMIT_TO_PROJECT = text(
-    "SELECT set_config('role', 'promptmill_tenant', true), set_config('promptmill.project', :project_id, true)"
+    "SELECT set_config('role', 'promptmill_tenant', true), set_config('promptmill.project', :project_id, true), "
+    "set_config('promptmill.key', :key_id, true)"
 )
 
 
 @contextmanager
-def transaction(engine: Engine, project_id: str | None = None) -> Iterator[Connection]:
+def transaction(engine: Engine, project_id: str | None = None, *, key_id: str = "") -> Iterator[Connection]:
     """Open one transaction; it is committed at the end of the block, or rolled back by an exception.
 
-    With `project_id`, Postgres shows and takes rows of that project only, whatever the statements say.
+    With `project_id`, Postgres shows and takes rows of that project only, whatever the statements say. What is done is
+    noted as done by the key with the id `key_id`, or else by who is logged in to Postgres.
 
     Raises:
         Unavailable: Postgres is away, too busy, or the connection broke. After a COMMIT that broke the outcome is
@@ -76,7 +78,7 @@ def transaction(engine: Engine, project_id: str | None = None) -> Iterator[Conne
     try:
         with engine.begin() as connection:
             if project_id is not None:
-                connection.execute(_LIMIT_TO_PROJECT, {"project_id": project_id})
+                connection.execute(_LIMIT_TO_PROJECT, {"project_id": project_id, "key_id": key_id})
             yield connection
     except PoolTimeoutError as error:
         raise Unavailable from error

@@ -7,6 +7,7 @@
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
                   └ results                one outcome for each request, never changed
+    audit_log                              who did what
     workers                                who serves which model, at which endpoints
 
 Some columns are for people who ask afterwards, no code reads them: when and by which lease a result was written, its
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -409,6 +411,20 @@ webhook_deliveries = Table(
     Index("webhook_deliveries_that_wait", "endpoint_id", "next_at", postgresql_where=text("next_at IS NOT NULL")),
     Index("webhook_deliveries_are_listed_newest_first", "endpoint_id", "created_at", "id"),
     Index("webhook_deliveries_are_forgotten", "created_at"),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    # Written by triggers (migration 0013), in the transaction of the deed; rows are never changed or removed.
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _moment("at", required=True),
+    # "key <id>", or "user <name>": who was logged in to Postgres.
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Index("audit_log_of_a_project", "project_id", "id"),
 )
 
 workers = Table(
