@@ -60,11 +60,8 @@ DEEDS = {
     "batch.cancelled": ("batches", "UPDATE OF status", "OLD.status <> 'cancelling' AND NEW.status = 'cancelling'"),
     "webhook.created": ("webhook_endpoints", "INSERT", "true"),
     "webhook.redirected": ("webhook_endpoints", "UPDATE OF url", "OLD.url <> NEW.url"),
-    "webhook.rotated": (
-        "webhook_endpoints",
-        "UPDATE OF secret_hint",
-        "OLD.secret_hint IS DISTINCT FROM NEW.secret_hint",
-    ),
+    # Not `secret`: that changes when it is sealed with another key, too.
+    "webhook.rotated": ("webhook_endpoints", "UPDATE OF secret_hint", "OLD.secret_hint <> NEW.secret_hint"),
     "webhook.deleted": ("webhook_endpoints", "DELETE", "true"),
 }
 

@@ -5,9 +5,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from payloads import numbered
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, NotSupportedError, ProgrammingError
 from starlette.testclient import TestClient
 from web import Client, another
 
@@ -102,15 +101,7 @@ def test_the_log_only_grows(domain: Any, statement: str) -> None:
         domain.execute(statement)
 
 
-def test_a_caller_can_neither_read_nor_write_it(domain: Any) -> None:
-    file_id = domain.upload(numbered(1))
-    for statement in (
-        "SELECT FROM audit_log",
-        "INSERT INTO audit_log (actor, action, project_id, object_id) VALUES ('', '', '', '')",
-    ):
-        with (
-            pytest.raises(ProgrammingError, match="permission denied"),
-            db.transaction(domain.engine, "x") as connection,
-        ):
-            connection.execute(text(statement))
-    assert file_id
+@pytest.mark.parametrize("statement", ["SELECT FROM audit_log", "DELETE FROM audit_log", "SELECT note_deed()"])
+def test_a_caller_can_neither_read_nor_write_it(domain: Any, statement: str) -> None:
+    with pytest.raises((ProgrammingError, NotSupportedError)), db.transaction(domain.engine, "x") as connection:
+        connection.execute(text(statement))
