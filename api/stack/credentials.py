@@ -17,7 +17,11 @@ def _password() -> str:
 class Credentials:
     """Passwords between the processes, and the API key that is shown to the user."""
 
+    # Of the owner of the tables, and of the processes, who may do less.
     postgres: str = field(default_factory=_password)
+    postgres_api: str = field(default_factory=_password)
+    postgres_worker: str = field(default_factory=_password)
+    postgres_reconciler: str = field(default_factory=_password)
     valkey: str = field(default_factory=_password)
     flower: str = field(default_factory=lambda: secrets.token_hex(8))
     api_key: str | None = None

@@ -109,6 +109,8 @@ class Stack:
             )
         migrate = Program("migrate", promptmill("migrate"), runs_to_its_end=True, environment=self._environment())
         await self._step(supervisor, migrate)
+        if self._own_postgres:
+            await asyncio.to_thread(self._let_processes_in)
         await asyncio.to_thread(self._seal_secrets)
         api_key = await asyncio.to_thread(self._api_key)
         # These do not need each other to start.
@@ -122,29 +124,36 @@ class Stack:
     def _postgres(self) -> Program:
         return postgres.program(self._home / "postgres", self._postgres_port, self._credentials.postgres)
 
+    def _let_processes_in(self) -> None:
+        passwords = {name: self._password_of(name) for name in ("api", "worker", "reconciler")}
+        credentials.save(self._home, self._credentials)
+        postgres.ensure_users(self._postgres_port, self._credentials.postgres, passwords)
+
+    def _password_of(self, process: str) -> str:
+        return str(getattr(self._credentials, f"postgres_{process}"))
+
     def _services(self) -> list[Program]:
-        environment = self._environment()
         host, port, flower_port = self._settings.api.host, self._settings.api.port, self._settings.flower.port
         return [
             Program(
                 "api",
                 promptmill("serve"),
                 lambda: http_ok(host, port, "/readyz"),
-                environment=environment,
+                environment=self._environment_of("api"),
                 grace_seconds=self._settings.api.drain_seconds + 5,
             ),
             Program(
                 "reconciler",
                 promptmill("reconciler"),
                 ready_event="reconciler_ready",
-                environment=environment,
+                environment=self._environment_of("reconciler"),
                 grace_seconds=self._settings.webhooks.timeout_seconds + 5,
             ),
             Program(
                 "worker",
                 promptmill("worker"),
                 ready_event="worker_ready",
-                environment=environment,
+                environment=self._environment_of("worker"),
                 grace_seconds=self._settings.worker.drain_seconds + 10,
                 start_seconds=SLOW_START_SECONDS,
             ),
@@ -152,9 +161,17 @@ class Stack:
                 "flower",
                 promptmill("flower"),
                 lambda: http_ok(LOOPBACK, flower_port, "/healthcheck"),
-                environment=environment,
+                # It reads Redis only.
+                environment={**self._environment(), "PROMPTMILL_DATABASE_URL": "postgresql://127.0.0.1:1/none"},
             ),
         ]
+
+    def _environment_of(self, process: str) -> dict[str, str]:
+        """Return the environment of a process that logs in to Postgres as itself, if Postgres is ours."""
+        if not self._own_postgres:
+            return self._environment()
+        url = postgres.url(self._postgres_port, self._password_of(process), user=postgres.process_user(process))
+        return {**self._environment(), "PROMPTMILL_DATABASE_URL": url}
 
     def _environment(self) -> dict[str, str]:
         return {
