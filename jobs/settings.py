@@ -283,7 +283,11 @@ class Vllm(_Section):
     """The vLLM engine (`worker.engine = "vllm"`). `profiles/` has settings for Gemma 3 on the usual GPUs."""
 
     model: str = ""
-    """Checkpoint: a folder, or a name on the Hugging Face Hub. Must be set for this engine."""
+    """Checkpoint: a folder, or a name on the Hugging Face Hub. Must be set for this engine. Weights are read from
+    safetensors files only: other formats can run code."""
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    """Commit of a checkpoint on the Hub, 40 digits: a name means something else tomorrow. Unset: the newest, or what
+    was fetched before. A folder has none."""
     model_name: str = ""
     """Name that requests give as `model`. Unset: the same as `model`."""
     task: Literal["generate", "embed"] = "generate"
