@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from jobs import db
+from jobs.tables import metadata
 
 ROLES = ("promptmill_api", "promptmill_worker", "promptmill_reconciler")
 
@@ -146,3 +147,14 @@ def test_f113_a_worker_sees_a_callers_images_only_in_the_callers_name(
     with pytest.raises(ProgrammingError, match="permission denied"), db.transaction(engine) as connection:
         connection.execute(text("SELECT FROM uploads"))
     engine.dispose()
+
+
+def test_f113_every_table_is_for_some_process_or_the_owners_alone(stack: services.Stack) -> None:
+    """A new table needs a GRANT in its migration, or the processes of `promptmill up` cannot use it."""
+    granted = rows(
+        stack, f"SELECT DISTINCT table_name FROM information_schema.column_privileges WHERE grantee IN {ROLES}"
+    )
+    tenants = rows(
+        stack, "SELECT table_name FROM information_schema.role_table_grants WHERE grantee = 'promptmill_tenant'"
+    )
+    assert {row[0] for row in granted + tenants} == set(metadata.tables) - {"audit_log"}
