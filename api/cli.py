@@ -104,7 +104,8 @@ def _configuration() -> settings.Settings:
 
     configuration = settings.load()
     if "database_url" not in configuration.model_fields_set and (stack := running_stack(configuration.data_dir)):
-        return configuration.model_copy(update={"database_url": SecretStr(stack.database_url)})
+        hooks = configuration.webhooks.model_copy(update={"key_file": Path(stack.webhook_key_file)})
+        return configuration.model_copy(update={"database_url": SecretStr(stack.database_url), "webhooks": hooks})
     return configuration
 
 
@@ -179,6 +180,20 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key, or its id as
 
     admin.revoke_key(_configuration(), key_id)
     out.print("Revoked.")
+
+
+@app.command()
+def audit(
+    *,
+    project: Annotated[str | None, typer.Option(help="Its name. All projects, if not given.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+) -> None:
+    """Show who did what: keys made and revoked, what was cancelled and deleted. The newest come last."""
+    from api import admin
+
+    deeds = admin.list_deeds(_configuration(), project, limit)
+    cells = [(deed.at, deed.actor, deed.action, deed.project, deed.object_id) for deed in deeds]
+    _show(["at", "who", "what", "project", "id"], cells)
 
 
 Limit = Annotated[int | None, typer.Option(min=-1, help="-1: as the setting has it.")]
@@ -268,6 +283,22 @@ def rotate_webhook(
 
     endpoint = admin.rotate_webhook(_configuration(), project, endpoint_id, keep_old=not at_once)
     sys.stdout.write(endpoint.signing_secret + "\n")
+
+
+@webhook_commands.command("new-key")
+def new_webhook_key() -> None:
+    """Print a new key: a line for the end of webhooks.key_file. `seal` then seals all secrets with it."""
+    from jobs import vault
+
+    sys.stdout.write(vault.new_key() + "\n")
+
+
+@webhook_commands.command("seal")
+def seal_webhooks() -> None:
+    """Seal the secrets of all receivers with the newest key; older keys are not needed any more."""
+    from api import admin
+
+    out.print(f"Sealed the secrets of {admin.seal_webhooks(_configuration())} receivers.")
 
 
 @webhook_commands.command("delete")

@@ -45,13 +45,14 @@ class Context:
         Raises:
             Unavailable: Postgres is away or full, or for some seconds other calls had all connections.
         """
+        project_id, key_id = (caller.project_id, caller.key_id) if caller else (None, "")
         async with self._turn():
-            return await run_in_threadpool(db.once, self.database, work, _project(caller), point=point)
+            return await run_in_threadpool(db.once, self.database, work, project_id, key_id=key_id, point=point)
 
     async def reading(self, caller: Caller | None, work: Callable[[Connection], Answer]) -> Answer:
         """Run `work`, which writes nothing, in one transaction; otherwise as `transaction`."""
         async with self._turn():
-            return await run_in_threadpool(db.read, self.database, work, _project(caller))
+            return await run_in_threadpool(db.read, self.database, work, caller.project_id if caller else None)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -64,10 +65,6 @@ class Context:
             yield
         finally:
             self.turns.release()
-
-
-def _project(caller: Caller | None) -> str | None:
-    return caller.project_id if caller else None
 
 
 def _context(request: Request) -> Context:

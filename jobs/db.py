@@ -105,18 +105,22 @@ def _discard_broken(context: Any) -> None:  # noqa: ANN401  SQLAlchemy's Excepti
         context.is_disconnect = context.is_disconnect or context.connection is None
 
 
-# Until the transaction ends. Migration 0009 says what the role may see.
+# Until the transaction ends. Migration 0009 says what the role may see, 0013 what is noted about the key.
 _LIMIT_TO_PROJECT = text(
-    "SELECT set_config('role', 'promptmill_tenant', true), set_config('promptmill.project', :project_id, true)"
+    "SELECT set_config('role', 'promptmill_tenant', true), set_config('promptmill.project', :project_id, true), "
+    "set_config('promptmill.key', :key_id, true)"
 )
 
 
 @contextmanager
-def transaction(engine: Engine, project_id: str | None = None, *, point: str | None = None) -> Iterator[Connection]:
+def transaction(
+    engine: Engine, project_id: str | None = None, *, key_id: str = "", point: str | None = None
+) -> Iterator[Connection]:
     """Open one transaction; it is committed at the end of the block, or rolled back by an exception.
 
-    With `project_id`, Postgres shows and takes rows of that project only, whatever the statements say. `point` names
-    its failpoints, `<point>.before_commit` and `<point>.after_commit`; all that is not a test has one.
+    With `project_id`, Postgres shows and takes rows of that project only, whatever the statements say. What is done is
+    noted as done by the key with the id `key_id`, or else by who is logged in to Postgres. `point` names its
+    failpoints, `<point>.before_commit` and `<point>.after_commit`; all that is not a test has one.
 
     Raises:
         Unavailable: Postgres is away, full or too busy, or the connection broke. Nothing was done, unless it is
@@ -125,7 +129,7 @@ def transaction(engine: Engine, project_id: str | None = None, *, point: str | N
     """
     with _in_our_words() as stage, engine.begin() as connection:
         stage.broken = Collision
-        _limit(connection, project_id)
+        _limit(connection, project_id, key_id)
         yield connection
         if point is not None:
             failpoint(f"{point}.before_commit")
@@ -149,9 +153,9 @@ def reading(engine: Engine, project_id: str | None = None) -> Iterator[Connectio
         yield connection
 
 
-def _limit(connection: Connection, project_id: str | None) -> None:
+def _limit(connection: Connection, project_id: str | None, key_id: str = "") -> None:
     if project_id is not None:
-        connection.execute(_LIMIT_TO_PROJECT, {"project_id": project_id})
+        connection.execute(_LIMIT_TO_PROJECT, {"project_id": project_id, "key_id": key_id})
 
 
 @dataclass
@@ -214,7 +218,12 @@ def retrying(
 
 
 def once(
-    engine: Engine, work: Callable[[Connection], Answer], project_id: str | None = None, *, point: str | None = None
+    engine: Engine,
+    work: Callable[[Connection], Answer],
+    project_id: str | None = None,
+    *,
+    key_id: str = "",
+    point: str | None = None,
 ) -> Answer:
     """Run `work` once in a transaction; what collided with others, or lost its connection before COMMIT, runs again.
 
@@ -223,7 +232,7 @@ def once(
     Raises:
         Unavailable: as `transaction`.
     """
-    return _repeat(lambda: transaction(engine, project_id, point=point), work, 3, Collision)
+    return _repeat(lambda: transaction(engine, project_id, key_id=key_id, point=point), work, 3, Collision)
 
 
 def read(engine: Engine, work: Callable[[Connection], Answer], project_id: str | None = None) -> Answer:

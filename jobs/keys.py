@@ -1,12 +1,13 @@
-"""API keys: `pm_<id>_<secret>`, bound to a project. Only the SHA-256 of the secret is stored.
+"""API keys: `pm_<id>_<secret><checksum>`, bound to a project. Only the SHA-256 of secret and checksum is stored.
 
-The secret has 192 random bits, so a fast hash is enough: there is nothing to guess. The prefix lets scanners find
-leaked keys.
+The secret has 192 random bits, so a fast hash is enough: there is nothing to guess. Prefix and checksum (CRC-32 of all
+before it) let scanners find leaked keys, `pm_[0-9a-f]{12}_[0-9a-f]{56}`, and tell them from what only looks like one.
 """
 
 import hashlib
 import hmac
 import secrets
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,8 @@ from jobs.errors import AuthenticationFailed, InvalidRequest, NotFound, Permissi
 from jobs.tables import api_keys, projects
 
 PREFIX = "pm"
+# Keys of earlier releases end here.
+SECRET_CHARS = 48
 DEFAULT_PROJECT = "default"
 MAX_NAME_CHARS = 100
 IN_USE = api_keys.c.revoked_at.is_(None) & (api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > func.app_now()))
@@ -94,7 +97,8 @@ def create(
         message = f"Names have at most {MAX_NAME_CHARS} printable characters, and a project's at least one."
         raise InvalidRequest(message)
     project_id = _project_id(connection, project)
-    key_id, secret = secrets.token_hex(6), secrets.token_hex(24)
+    key_id, secret = secrets.token_hex(6), secrets.token_hex(SECRET_CHARS // 2)
+    secret += _checksum(f"{PREFIX}_{key_id}_{secret}")
     values = {
         "id": key_id,
         "project_id": project_id,
@@ -134,7 +138,7 @@ def authenticate(connection: Connection, key: str) -> Caller:
     """
     prefix, _, rest = key.partition("_")
     key_id, _, secret = rest.partition("_")
-    if prefix != PREFIX or not key_id.isalnum() or not key_id.isascii():
+    if prefix != PREFIX or not key_id.isalnum() or not key_id.isascii() or not _is_whole(key, secret):
         raise AuthenticationFailed
     columns = (api_keys.c.project_id, api_keys.c.secret_hash, api_keys.c.scopes, projects.c.calls_per_minute)
     statement = select(*columns).join(projects)
@@ -143,6 +147,16 @@ def authenticate(connection: Connection, key: str) -> Caller:
     if not hmac.compare_digest(_hash(secret), row.secret_hash if row else bytes(32)) or row is None:
         raise AuthenticationFailed
     return Caller(row.project_id, key_id, frozenset(row.scopes), row.calls_per_minute)
+
+
+def _is_whole(key: str, secret: str) -> bool:
+    """Tell whether the checksum fits, so that a key with a typing mistake costs no look-up. It is no secret."""
+    checked = len(key) - len(secret) + SECRET_CHARS
+    return len(secret) == SECRET_CHARS or _checksum(key[:checked]) == key[checked:]
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode('utf-8', 'replace')):08x}"
 
 
 def is_valid(connection: Connection, key: str) -> bool:

@@ -12,10 +12,12 @@ Locks are taken in one order, endpoint before message.
 
 import random
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, text
 
-from jobs import events
+from jobs import events, vault
+from jobs.errors import ConfigurationError
 from jobs.events import Event
 from jobs.settings import Webhooks
 from jobs.states import BatchStatus
@@ -53,7 +55,8 @@ class Delivery:
     event: Event
     endpoint_id: str
     url: str
-    headers: dict[str, str]
+    headers: dict[str, str] | None
+    """None: its secret cannot be read, and unsigned nothing is sent."""
     attempt: int
     """Counted from 1."""
 
@@ -81,23 +84,31 @@ _TAKE = text(
 )
 
 
-def take(connection: Connection, *, timeout_seconds: float) -> Delivery | None:
+def take(connection: Connection, settings: Webhooks) -> Delivery | None:
     """Lease the endpoint whose turn it is, and return its message to send; None when nothing is due.
 
     It is one of the project to which the fewest messages are under way, and of those the one that has waited longest.
 
     No other courier is at this endpoint until the lease ends or `note` is called.
     """
-    endpoint = connection.execute(_LEASE, {"seconds": timeout_seconds + LEASE_MARGIN_SECONDS}).one_or_none()
+    endpoint = connection.execute(_LEASE, {"seconds": settings.timeout_seconds + LEASE_MARGIN_SECONDS}).one_or_none()
     if endpoint is None:
         return None
     row = connection.execute(_TAKE, {"endpoint_id": endpoint.id}).one_or_none()
     if row is None:
         return None
     event = Event(row.id, row.type, row.batch_id, row.created_at)
-    signing = [secret for secret in (endpoint.secret, endpoint.previous_secret) if secret]
-    headers = events.headers(event, signing, row.attempted_at)
+    stored = [secret for secret in (endpoint.secret, endpoint.previous_secret) if secret]
+    headers = _headers(event, stored, row.attempted_at, settings)
     return Delivery(event, endpoint.id, endpoint.url, headers, row.attempts)
+
+
+def _headers(event: Event, stored: list[str], sent_at: datetime, settings: Webhooks) -> dict[str, str] | None:
+    # An endpoint whose secret cannot be read must hold up no other: its messages are tried again as if it were away.
+    try:
+        return events.headers(event, [vault.unseal(each, settings.key_file) for each in stored], sent_at)
+    except ConfigurationError:
+        return None
 
 
 @dataclass(frozen=True)

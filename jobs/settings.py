@@ -148,6 +148,9 @@ class Webhooks(_Section):
     allowed_networks: tuple[IPvAnyNetwork, ...] = ()
     """Networks that are not public and may be sent to all the same, as a JSON list: `["10.1.0.0/16"]`. None: whoever
     has an API key names the addresses, and this process may reach what they may not."""
+    key_file: Path | None = None
+    """File with the keys that seal the secrets of endpoints in the database, a line each (docs/webhooks.md). API,
+    reconciler and command line read it. Unset: no endpoint can be made; `promptmill up` makes a file of its own."""
     max_endpoints: Count = 20
     """Most endpoints of a project. Each one is a message for every batch."""
     timeout_seconds: Seconds = 10
@@ -283,7 +286,11 @@ class Vllm(_Section):
     """The vLLM engine (`worker.engine = "vllm"`). `profiles/` has settings for Gemma 3 on the usual GPUs."""
 
     model: str = ""
-    """Checkpoint: a folder, or a name on the Hugging Face Hub. Must be set for this engine."""
+    """Checkpoint: a folder, or a name on the Hugging Face Hub. Must be set for this engine. Weights are read from
+    safetensors files only: other formats can run code."""
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    """Commit of a checkpoint on the Hub, 40 digits: a name means something else tomorrow. Unset: the newest, or what
+    was fetched before. A folder has none."""
     model_name: str = ""
     """Name that requests give as `model`. Unset: the same as `model`."""
     task: Literal["generate", "embed"] = "generate"

@@ -7,6 +7,7 @@
             └ batches ─ requests           one request for each line that is not blank
                   ├ shards ─ attempts      runs of requests; one message, one lease
                   └ results                one outcome for each request, never changed
+    audit_log                              who did what
     workers                                who serves which model, at which endpoints
     breakers                               hosts on which engines died with nothing aboard
     min_worker_version                     the oldest release that may claim
@@ -26,6 +27,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -364,8 +366,10 @@ webhook_endpoints = Table(
     Column("name", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("event_types", ARRAY(Text), nullable=False),
-    # Not hashed: each message is signed with it.
+    # Sealed (jobs.vault), not hashed: each message is signed with it.
     Column("secret", Text, nullable=False),
+    # What is shown of it; null: made by a release that did not seal.
+    Column("secret_hint", Text),
     # Signs too, until then.
     Column("previous_secret", Text),
     _moment("previous_secret_until"),
@@ -415,6 +419,20 @@ webhook_deliveries = Table(
     Index("webhook_deliveries_that_wait", "endpoint_id", "next_at", postgresql_where=text("next_at IS NOT NULL")),
     Index("webhook_deliveries_are_listed_newest_first", "endpoint_id", "created_at", "id"),
     Index("webhook_deliveries_are_forgotten", "created_at"),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    # Written by triggers (migration 0013), in the transaction of the deed; rows are never changed or removed.
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _moment("at", required=True),
+    # "key <id>", or "user <name>": who was logged in to Postgres.
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Index("audit_log_of_a_project", "project_id", "id"),
 )
 
 workers = Table(

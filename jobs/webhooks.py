@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
 
-from jobs import addresses, events, idempotency, ids, pages, quotas
+from jobs import addresses, events, idempotency, ids, pages, quotas, vault
 from jobs.errors import InvalidRequest, NotFound
 from jobs.protocol import (
     WebhookDelivery,
@@ -27,7 +27,8 @@ def create(connection: Connection, project_id: str, new: WebhookEndpointCreate, 
     """Make an endpoint and return its id. It is told of what ends from now on.
 
     Raises:
-        InvalidRequest: URL or name are not valid, or the project has as many endpoints as it may have.
+        InvalidRequest: URL or name are not valid, the project has as many endpoints as it may have, or this server has
+            no key for their secrets.
     """
     _check(new.url, new.name, settings)
     quotas.alone(connection, project_id)
@@ -42,10 +43,15 @@ def create(connection: Connection, project_id: str, new: WebhookEndpointCreate, 
         "name": new.name,
         "url": new.url,
         "event_types": sorted(set(new.event_types)),
-        "secret": events.new_secret(),
+        **_new_secret(settings),
     }
     connection.execute(insert(webhook_endpoints).values(values))
     return endpoint_id
+
+
+def _new_secret(settings: Webhooks) -> dict[str, str]:
+    secret = events.new_secret()
+    return {"secret": vault.seal(secret, settings.key_file), "secret_hint": events.secret_hint(secret)}
 
 
 def _check(url: str | None, name: str | None, settings: Webhooks) -> None:
@@ -65,14 +71,17 @@ def find(connection: Connection, project_id: str, endpoint_id: str) -> WebhookEn
     return _wire(_row(connection, project_id, endpoint_id))
 
 
-def find_with_secret(connection: Connection, project_id: str, endpoint_id: str) -> WebhookEndpointWithSecret:
+def find_with_secret(
+    connection: Connection, project_id: str, endpoint_id: str, settings: Webhooks
+) -> WebhookEndpointWithSecret:
     """Return an endpoint and its secret, for the answers that show it.
 
     Raises:
         NotFound: no such endpoint in this project.
     """
     row = _row(connection, project_id, endpoint_id)
-    return WebhookEndpointWithSecret(**_wire(row).model_dump(), signing_secret=row.secret)
+    secret = vault.unseal(row.secret, settings.key_file)
+    return WebhookEndpointWithSecret(**_wire(row).model_dump(), signing_secret=secret)
 
 
 def _row(connection: Connection, project_id: str, endpoint_id: str) -> Row[Any]:
@@ -146,19 +155,43 @@ def change(
     _update(connection, project_id, endpoint_id, values)
 
 
-def rotate(connection: Connection, project_id: str, endpoint_id: str, *, keep_old: bool) -> None:
+def rotate(connection: Connection, project_id: str, endpoint_id: str, settings: Webhooks, *, keep_old: bool) -> None:
     """Give the endpoint a new secret. With `keep_old` the old one signs too, for a day.
 
     Raises:
         NotFound: no such endpoint in this project.
+        InvalidRequest: this server has no key for secrets.
     """
     overlap = func.app_now() + func.make_interval(0, 0, 0, 0, 0, 0, OVERLAP_SECONDS)
     values = {
-        "secret": events.new_secret(),
+        **_new_secret(settings),
         "previous_secret": webhook_endpoints.c.secret if keep_old else None,
         "previous_secret_until": overlap if keep_old else None,
     }
     _update(connection, project_id, endpoint_id, values)
+
+
+def seal_all(connection: Connection, settings: Webhooks) -> int:
+    """Seal every secret with the newest key, and return how many endpoints there are.
+
+    Raises:
+        InvalidRequest: there is no key.
+        ConfigurationError: a secret was sealed with a key that is not there any more; nothing is changed.
+    """
+    rows = connection.execute(select(webhook_endpoints).order_by(webhook_endpoints.c.id).with_for_update()).all()
+    for row in rows:
+        sealed = {name: value and _sealed_anew(value, settings) for name, value in _secrets(row).items()}
+        statement = update(webhook_endpoints).where(webhook_endpoints.c.id == row.id)
+        connection.execute(statement.values(**sealed))
+    return len(rows)
+
+
+def _secrets(row: Row[Any]) -> dict[str, str | None]:
+    return {"secret": row.secret, "previous_secret": row.previous_secret}
+
+
+def _sealed_anew(stored: str, settings: Webhooks) -> str:
+    return vault.seal(vault.unseal(stored, settings.key_file), settings.key_file)
 
 
 def _update(connection: Connection, project_id: str, endpoint_id: str, values: dict[str, Any]) -> None:
@@ -187,7 +220,7 @@ def _wire(row: Row[Any]) -> WebhookEndpoint:
         created_at=unix(row.created_at),
         updated_at=unix(row.updated_at),
         disabled_at=unix(row.disabled_at),
-        signing_secret_hint=events.secret_hint(row.secret),
+        signing_secret_hint=row.secret_hint or events.secret_hint(row.secret),
     )
 
 

@@ -18,6 +18,7 @@ collect_ignore = ["conformance", "conformance_anthropic", "vllm_engine", "vllm_s
 for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
     if not name.startswith(settings.TEST_PREFIX):
         del os.environ[name]
+os.environ["PROMPTMILL_WEBHOOKS__KEY_FILE"] = str(services.KEY_FILE)
 
 
 def migrate(url: str, revision: str = "head") -> None:

@@ -27,6 +27,8 @@ from jobs import db, fleet, keys
 from jobs.protocol import BATCH_ENDPOINTS
 
 PASSWORD = "only-for-tests"
+# Seals the secrets of webhooks of every test.
+KEY_FILE = Path(__file__).with_name("webhooks.keys")
 DATABASE_URL_VARIABLE, REDIS_URL_VARIABLE = "PROMPTMILL_TEST_DATABASE_URL", "PROMPTMILL_TEST_REDIS_URL"
 # Short enough to see recovery, long enough for a busy machine with two cores.
 SHORT_LEASES = {
@@ -193,6 +195,7 @@ class Stack:
             "PROMPTMILL_DATABASE_URL": self.database_url,
             "PROMPTMILL_REDIS_URL": self.redis_url,
             "PROMPTMILL_API__PORT": str(self.port),
+            "PROMPTMILL_WEBHOOKS__KEY_FILE": str(KEY_FILE),
             **self.settings,
             **more,
         }

@@ -63,8 +63,7 @@ class Courier:
         # Repeated after a COMMIT of unknown outcome it may lease a second one; the first comes again after its lease.
         try:
             return await self._transaction(
-                lambda connection: outbox.take(connection, timeout_seconds=self._settings.timeout_seconds),
-                point="take_message",
+                lambda connection: outbox.take(connection, self._settings), point="take_message"
             )
         except Exception as error:  # noqa: BLE001  Postgres away, say; it looks again
             log.warning("webhooks_not_read", error=db.reason(error))

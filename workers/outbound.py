@@ -33,6 +33,8 @@ async def post(pool: httpcore2.AsyncConnectionPool, delivery: Delivery, settings
 
     Of the answer only the head is read: its body may be endless, and nobody asks for it.
     """
+    if delivery.headers is None:
+        return Answer(error="secret_not_readable")
     headers, body = list({**HEADERS, **delivery.headers}.items()), delivery.event.body()
     try:
         # Once more: settings may have become stricter since it was registered.

@@ -42,7 +42,7 @@ async def create_endpoint(
     def create(connection: Connection) -> WebhookEndpointWithSecret:
         make = partial(webhooks.create, connection, project_id, asked, context.settings.webhooks)
         endpoint_id, _ = idempotency.once(connection, call, idempotency.fingerprint(asked), make)
-        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id, context.settings.webhooks)
 
     return await context.transaction(call.caller, create, point="create_webhook")
 
@@ -96,11 +96,11 @@ async def rotate_secret(
 
     def rotate(connection: Connection) -> WebhookEndpointWithSecret:
         def make() -> str:
-            webhooks.rotate(connection, project_id, endpoint_id, keep_old=keep_old)
+            webhooks.rotate(connection, project_id, endpoint_id, context.settings.webhooks, keep_old=keep_old)
             return endpoint_id
 
         idempotency.once(connection, call, idempotency.fingerprint(asked), make)
-        return webhooks.find_with_secret(connection, project_id, endpoint_id)
+        return webhooks.find_with_secret(connection, project_id, endpoint_id, context.settings.webhooks)
 
     return await context.transaction(call.caller, rotate, point="rotate_webhook")
 

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from jobs import vault
 from jobs.failpoints import failpoint
 
 
@@ -17,7 +18,11 @@ def _password() -> str:
 class Credentials:
     """Passwords between the processes, and the API key that is shown to the user."""
 
+    # Of the owner of the tables, and of the processes, who may do less.
     postgres: str = field(default_factory=_password)
+    postgres_api: str = field(default_factory=_password)
+    postgres_worker: str = field(default_factory=_password)
+    postgres_reconciler: str = field(default_factory=_password)
     valkey: str = field(default_factory=_password)
     flower: str = field(default_factory=lambda: secrets.token_hex(8))
     api_key: str | None = None
@@ -33,12 +38,26 @@ def load(data_dir: Path) -> Credentials:
     return credentials
 
 
+def webhook_key_file(data_dir: Path) -> Path:
+    """Return the file with the keys of webhooks' secrets; the first time, make it with one key.
+
+    A file of its own, not part of what is loaded: a new key is a line at its end.
+    """
+    path = data_dir / "webhooks.keys"
+    if not path.exists():
+        _write(path, vault.new_key() + "\n")
+    return path
+
+
 def save(data_dir: Path, credentials: Credentials) -> None:
     """Write the secrets; a crash leaves the old ones or the new ones."""
-    path = _path(data_dir)
+    _write(_path(data_dir), json.dumps(asdict(credentials)))
+
+
+def _write(path: Path, content: str) -> None:
     fresh = path.with_suffix(".new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(asdict(credentials), file)
+        file.write(content)
         file.flush()
         failpoint("save_credentials.before_fsync")
         os.fsync(file.fileno())

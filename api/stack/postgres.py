@@ -52,8 +52,13 @@ def run_as() -> int:
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else -1
 
 
-def url(port: int, password: str, database: str = DATABASE) -> str:
-    return f"postgresql://{USER}:{quote(password, safe='')}@127.0.0.1:{port}/{database}"
+def url(port: int, password: str, database: str = DATABASE, user: str = USER) -> str:
+    return f"postgresql://{user}:{quote(password, safe='')}@127.0.0.1:{port}/{database}"
+
+
+def process_user(process: str) -> str:
+    """Return the user that a process logs in as, a member of the role that migration 0014 made for it."""
+    return f"promptmill_{process}_login"
 
 
 def initialise(data_dir: Path, password: str) -> None:
@@ -145,3 +150,16 @@ def ensure_database(port: int, password: str) -> None:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
     failpoint("create_database.after_commit")
+
+
+def ensure_users(port: int, password: str, processes: dict[str, str]) -> None:
+    """Let each process log in with its own password, given by its name. The tables and their roles must be there."""
+    failpoint("ensure_users.before_commit")
+    with psycopg.connect(url(port, password), autocommit=True) as connection:
+        for process, its_password in processes.items():
+            user, role = sql.Identifier(process_user(process)), sql.Identifier(f"promptmill_{process}")
+            if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [process_user(process)]).rowcount:
+                connection.execute(sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS IN ROLE {}").format(user, role))
+            changed = sql.SQL("ALTER ROLE {} PASSWORD {}").format(user, sql.Literal(its_password))
+            connection.execute(changed)
+    failpoint("ensure_users.after_commit")

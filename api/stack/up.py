@@ -13,7 +13,7 @@ from api.stack import credentials, postgres, valkey
 from api.stack.program import Program, free_port, http_ok, promptmill, require_free
 from api.stack.redis_users import Role
 from api.stack.supervisor import Supervisor
-from jobs import db, keys
+from jobs import db, keys, webhooks
 from jobs.errors import ConfigurationError
 from jobs.settings import Settings
 
@@ -34,6 +34,7 @@ class Address:
     flower_password: str
     log_dir: str
     database_url: str
+    webhook_key_file: str
 
 
 class Stack:
@@ -111,6 +112,9 @@ class Stack:
             "migrate", promptmill("migrate"), runs_to_its_end=True, environment=self._environment("producer")
         )
         await self._step(supervisor, migrate)
+        if self._own_postgres:
+            await asyncio.to_thread(self._let_processes_in)
+        await asyncio.to_thread(self._seal_secrets)
         api_key = await asyncio.to_thread(self._api_key)
         # These do not need each other to start.
         await asyncio.gather(*(self._step(supervisor, program) for program in self._services()))
@@ -123,6 +127,14 @@ class Stack:
     def _postgres(self) -> Program:
         return postgres.program(self._home / "postgres", self._postgres_port, self._credentials.postgres)
 
+    def _let_processes_in(self) -> None:
+        passwords = {name: self._password_of(name) for name in ("api", "worker", "reconciler")}
+        credentials.save(self._home, self._credentials)
+        postgres.ensure_users(self._postgres_port, self._credentials.postgres, passwords)
+
+    def _password_of(self, process: str) -> str:
+        return str(getattr(self._credentials, f"postgres_{process}"))
+
     def _services(self) -> list[Program]:
         host, port, flower_port = self._settings.api.host, self._settings.api.port, self._settings.flower.port
         return [
@@ -130,21 +142,21 @@ class Stack:
                 "api",
                 promptmill("serve"),
                 lambda: http_ok(host, port, "/readyz"),
-                environment=self._environment("producer"),
+                environment=self._environment_of("api", "producer"),
                 grace_seconds=self._settings.api.drain_seconds + 5,
             ),
             Program(
                 "reconciler",
                 promptmill("reconciler"),
                 ready_event="reconciler_ready",
-                environment=self._environment("producer"),
+                environment=self._environment_of("reconciler", "producer"),
                 grace_seconds=self._settings.webhooks.timeout_seconds + 5,
             ),
             Program(
                 "worker",
                 promptmill("worker"),
                 ready_event="worker_ready",
-                environment=self._environment("worker"),
+                environment=self._environment_of("worker", "worker"),
                 grace_seconds=self._settings.worker.drain_seconds + 10,
                 start_seconds=SLOW_START_SECONDS,
             ),
@@ -152,9 +164,20 @@ class Stack:
                 "flower",
                 promptmill("flower"),
                 lambda: http_ok(LOOPBACK, flower_port, "/healthcheck"),
-                environment=self._environment("viewer"),
+                # It reads Redis only.
+                environment={
+                    **self._environment("viewer"),
+                    "PROMPTMILL_DATABASE_URL": "postgresql://127.0.0.1:1/none",
+                },
             ),
         ]
+
+    def _environment_of(self, process: str, role: Role) -> dict[str, str]:
+        """Return the environment of a process that logs in to Postgres as itself, if Postgres is ours."""
+        if not self._own_postgres:
+            return self._environment(role)
+        url = postgres.url(self._postgres_port, self._password_of(process), user=postgres.process_user(process))
+        return {**self._environment(role), "PROMPTMILL_DATABASE_URL": url}
 
     def _environment(self, role: Role) -> dict[str, str]:
         return {
@@ -162,6 +185,7 @@ class Stack:
             "PROMPTMILL_DATABASE_URL": self._database_url(),
             "PROMPTMILL_REDIS_URL": self._redis_url(role),
             "PROMPTMILL_FLOWER__PASSWORD": self._flower_password(),
+            "PROMPTMILL_WEBHOOKS__KEY_FILE": str(self._webhook_key_file()),
         }
 
     def _database_url(self) -> str:
@@ -177,6 +201,21 @@ class Stack:
     def _flower_password(self) -> str:
         chosen = self._settings.flower.password
         return chosen.get_secret_value() if chosen else self._credentials.flower
+
+    def _webhook_key_file(self) -> Path:
+        return self._settings.webhooks.key_file or credentials.webhook_key_file(self._home)
+
+    def _seal_secrets(self) -> None:
+        """Seal the secrets of webhooks, also those of a release that did not. Without their key the rest works on."""
+        hooks = self._settings.webhooks.model_copy(update={"key_file": self._webhook_key_file()})
+        engine = db.make_engine(self._database_url(), connections=1)
+        try:
+            with db.transaction(engine, point="seal_secrets") as connection:
+                webhooks.seal_all(connection, hooks)
+        except ConfigurationError as error:
+            self._report(error.message)
+        finally:
+            engine.dispose()
 
     def _api_key(self) -> str:
         """Return the key that the stack shows: the one from last time if it still opens anything, else a new one."""
@@ -201,6 +240,7 @@ class Stack:
             flower_password=self._flower_password(),
             log_dir=str(self._logs),
             database_url=self._database_url(),
+            webhook_key_file=str(self._webhook_key_file()),
         )
 
     @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import services
 from conftest import ROOT
@@ -32,8 +33,9 @@ def home() -> Iterator[Path]:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTMILL_WEBHOOKS__")}
     return {
-        **os.environ,
+        **inherited,
         "PROMPTMILL_DATA_DIR": str(home),
         "PROMPTMILL_API__PORT": str(free_port()),
         "PROMPTMILL_FLOWER__PORT": str(free_port()),
@@ -124,7 +126,9 @@ def test_up_shows_the_key_and_the_queue_and_stops_in_order(home: Path) -> None:
             assert shown in run.output()
         check_flower(address, batch.id)
         assert up.address_file(home).stat().st_mode & 0o077 == 0
+        client.webhooks.create(url="https://receiver.example.com/", name="", event_types=["batch.completed"])
         family = run.family()
+        check_processes(home, address, family)
         assert run.stop(signal.SIGINT) == 0, run.output()
         assert gone(family)
     assert up.running_stack(home) is None
@@ -133,6 +137,17 @@ def test_up_shows_the_key_and_the_queue_and_stops_in_order(home: Path) -> None:
         assert again.api_key == address.api_key
         client = OpenAI(base_url=again.base_url, api_key=again.api_key)
         assert client.batches.retrieve(batch.id).status == "completed"
+
+
+def check_processes(home: Path, address: up.Address, family: Sequence[psutil.Process]) -> None:
+    """No secret is among the arguments, which every user of the machine can read; each process has its own user."""
+    secrets = [*json.loads((home / "credentials.json").read_text()).values(), address.database_url]
+    shown = " ".join(word for process in family for word in process.cmdline())
+    assert "promptmill" in shown or "api" in shown
+    assert not [secret for secret in secrets if secret in shown]
+    with psycopg.connect(address.database_url) as connection:
+        rows = connection.execute("SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name = 'promptmill'")
+        assert {row[0] for row in rows} == {f"promptmill_{name}_login" for name in ("api", "worker", "reconciler")}
 
 
 def check_flower(address: up.Address, batch_id: str) -> None:
@@ -160,7 +175,8 @@ def check_secrets(home: Path, secrets: dict[str, str]) -> None:
         if path.is_file() and "postgres" not in path.parts and path.name not in ("credentials.json", "valkey.conf"):
             content = path.read_bytes()
             assert not [name for name, secret in secrets.items() if secret.encode() in content], path
-    assert (home / "credentials.json").stat().st_mode & 0o077 == 0
+    for name in ("credentials.json", "webhooks.keys"):
+        assert (home / name).stat().st_mode & 0o077 == 0
     assert (home / "valkey" / "valkey.conf").stat().st_mode & 0o077 == 0
 
 

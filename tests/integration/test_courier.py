@@ -17,7 +17,7 @@ from openai import OpenAI
 from pydantic import SecretStr
 from receivers import Names, Receiver, receiving, status
 
-from jobs import db, webhooks
+from jobs import db, vault, webhooks
 from jobs.protocol import WebhookEndpointCreate
 from jobs.settings import Settings, Webhooks
 from workers.courier import Courier
@@ -40,10 +40,12 @@ class Sender:
 
     def add(self, url: str) -> Any:
         # As if it had been registered when this was allowed.
-        settings = Webhooks.model_validate({"allow_http": True, "allowed_networks": ["0.0.0.0/0", "::/0"]})
+        settings = Webhooks.model_validate(
+            {"allow_http": True, "allowed_networks": ["0.0.0.0/0", "::/0"], "key_file": services.KEY_FILE}
+        )
         with db.transaction(self.domain.engine) as connection:
             endpoint_id = webhooks.create(connection, self.domain.project_id, WebhookEndpointCreate(url=url), settings)
-            return webhooks.find_with_secret(connection, self.domain.project_id, endpoint_id)
+            return webhooks.find_with_secret(connection, self.domain.project_id, endpoint_id, settings)
 
     def end_batch(self) -> str:
         batch_id: str = self.domain.create("file-unknown")
@@ -110,6 +112,14 @@ def test_after_the_last_pause_it_is_given_up(sender: Sender, receiver: Receiver)
     receiver.replies += [status(500)] * 5
     message = sender.send(receiver.url)
     assert (message.status, message.attempts, message.last_status_code) == ("given_up", 3, 500)
+
+
+def test_what_cannot_be_signed_is_not_sent(domain: Any, sender: Sender, receiver: Receiver, tmp_path: Path) -> None:
+    key_file = tmp_path / "keys"
+    key_file.write_text(vault.new_key())
+    message = sender.send(receiver.url, key_file=key_file)
+    assert (message.status, message.attempts, message.last_error) == ("given_up", 3, "secret_not_readable")
+    assert receiver.connections == 0
 
 
 def test_a_redirect_is_not_followed(sender: Sender, receiver: Receiver) -> None:

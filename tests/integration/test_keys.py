@@ -1,3 +1,6 @@
+import hashlib
+import re
+import zlib
 from datetime import timedelta
 from typing import Any
 
@@ -74,3 +77,32 @@ def test_the_secret_is_not_stored(domain: Any) -> None:
     with db.transaction(domain.engine) as connection:
         secret = keys.create(connection, project="mine", name="").rsplit("_", 1)[1]
     assert secret not in str(domain.execute("SELECT id, name, encode(secret_hash, 'escape') FROM api_keys"))
+
+
+def test_a_key_can_be_told_from_what_only_looks_like_one(domain: Any) -> None:
+    with db.transaction(domain.engine) as connection:
+        key = keys.create(connection, project="mine", name="")
+    assert re.fullmatch("pm_[0-9a-f]{12}_[0-9a-f]{56}", key)
+    assert f"{zlib.crc32(key[:-8].encode()):08x}" == key[-8:]
+
+
+def test_a_key_of_an_earlier_release_opens_what_it_did(domain: Any) -> None:
+    """They have no checksum."""
+    secret = "ab" * 24
+    domain.execute(
+        "INSERT INTO api_keys (id, project_id, name, secret_hash) VALUES ('0123456789ab', :project, '', :hash)",
+        project=domain.project_id,
+        hash=hashlib.sha256(secret.encode()).digest(),
+    )
+    with db.transaction(domain.engine) as connection:
+        assert keys.is_valid(connection, f"pm_0123456789ab_{secret}")
+        assert not keys.is_valid(connection, f"pm_0123456789ab_{secret[:-1]}")
+
+
+def test_f108_a_wrong_checksum_costs_no_look_up(domain: Any) -> None:
+    with db.transaction(domain.engine) as connection:
+        key = keys.create(connection, project="mine", name="")
+    wrong = key[:-1] + ("0" if key[-1] != "0" else "1")
+    with pytest.raises(AuthenticationFailed), domain.engine.connect() as connection:
+        connection.execute(text("SET search_path = nowhere"))
+        keys.authenticate(connection, wrong)

@@ -13,7 +13,7 @@ from jobs import content, db, messages
 from jobs.tables import metadata
 
 # What the caller's role may not touch at all.
-CLOSED = {"api_keys", "attempts", "turns", "call_budgets", "breakers", "min_worker_version"}
+CLOSED = {"api_keys", "attempts", "audit_log", "turns", "call_budgets", "breakers", "min_worker_version"}
 # What is the same for everybody.
 OPEN = {"workers"}
 

@@ -14,7 +14,7 @@ from payloads import CHAT, numbered
 from starlette.testclient import TestClient
 from web import Client, another
 
-from jobs import batches, db, ids, leases
+from jobs import batches, db, ids, keys, leases, quotas
 from jobs.keys import Scope
 from jobs.states import BatchStatus
 
@@ -381,7 +381,23 @@ def test_a_message_batch_beyond_the_enqueued_tokens_may_be_sent_again(domain: An
     assert client.call("GET", "/v1/files").json()["data"] == []
 
 
-def test_a_key_that_is_revoked_or_expired_opens_nothing_from_then_on(domain: Any, http: TestClient) -> None:
+def test_f102_a_batch_goes_on_when_its_key_is_revoked_and_its_quota_lowered(domain: Any, http: TestClient) -> None:
+    """A key is asked for at the call, a quota when something is added."""
+    client = another(domain.engine, http, "mine")
+    batch_id = client.batch_id()
+    with db.transaction(domain.engine) as connection:
+        keys.revoke(connection, client.key)
+        quotas.change(connection, "mine", {"max_open_batches": 0, "max_open_requests": 0})
+    assert client.call("GET", f"/v1/batches/{batch_id}").status_code == 401
+    domain.write(domain.claim_soon(domain.shards(batch_id)[0].id), [1, 2, 3])
+    assert domain.settle(batch_id) == "completed"
+    new = another(domain.engine, http, "mine")
+    assert new.call("GET", f"/v1/batches/{batch_id}").json()["status"] == "completed"
+    refused = new.create(input_file_id=new.file_id())
+    assert refused.json()["error"]["code"] == "batch_quota_exceeded"
+
+
+def test_f108_a_key_that_is_revoked_or_expired_opens_nothing_from_then_on(domain: Any, http: TestClient) -> None:
     client = another(domain.engine, http, "mine")
     assert client.call("GET", "/v1/files").status_code == 200
     domain.execute("UPDATE api_keys SET expires_at = app_now() WHERE id = :id", id=client.key.split("_")[1])

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from payloads import CHAT, numbered
 from sqlalchemy import Connection, text
 
-from jobs import batches, db, idempotency, keys, lifecycle, outbox, webhooks
+from jobs import batches, db, idempotency, keys, lifecycle, outbox, vault, webhooks
 from jobs.batches import NewBatch
-from jobs.errors import InvalidRequest, NotFound
+from jobs.errors import ConfigurationError, InvalidRequest, NotFound
 from jobs.events import EventType
 from jobs.idempotency import Call
 from jobs.outbox import Answer, Delivery
@@ -21,7 +22,7 @@ from jobs.protocol import WebhookEndpointCreate, WebhookEndpointUpdate
 from jobs.settings import Webhooks
 
 URL = "https://receiver.example.com/hook"
-SETTINGS = Webhooks()
+SETTINGS = Webhooks(key_file=services.KEY_FILE)
 OK, BROKEN, GONE = Answer(200), Answer(500), Answer(410)
 
 
@@ -46,7 +47,7 @@ class Hooks:
 
     def take(self, seconds: float = 0) -> Delivery | None:
         with self.later(seconds) as connection:
-            return outbox.take(connection, timeout_seconds=SETTINGS.timeout_seconds)
+            return outbox.take(connection, SETTINGS)
 
     def must_take(self, seconds: float = 0) -> Delivery:
         delivery = self.take(seconds)
@@ -67,7 +68,7 @@ class Hooks:
 
     def find(self, endpoint_id: str) -> Any:
         with self.later() as connection:
-            return webhooks.find_with_secret(connection, self.project_id, endpoint_id)
+            return webhooks.find_with_secret(connection, self.project_id, endpoint_id, SETTINGS)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_a_project_hears_of_its_own_batches_only(domain: Any, hooks: Hooks) -> N
     with pytest.raises(NotFound), others.later() as connection:
         webhooks.remove(connection, others.project_id, mine)
     with pytest.raises(NotFound), others.later() as connection:
-        webhooks.rotate(connection, others.project_id, mine, keep_old=False)
+        webhooks.rotate(connection, others.project_id, mine, SETTINGS, keep_old=False)
 
 
 def test_a_deleted_endpoint_gets_nothing_more(domain: Any, hooks: Hooks) -> None:
@@ -318,6 +319,7 @@ def test_an_old_url_that_is_gone_does_not_disable_the_new_one(domain: Any, hooks
 
 
 def accepts(secret: str, delivery: Delivery) -> bool:
+    assert delivery.headers
     with OpenAI(api_key="none") as client:
         try:
             client.webhooks.unwrap(delivery.event.body(), delivery.headers, secret=secret)
@@ -331,7 +333,7 @@ def test_the_old_secret_signs_for_a_day_if_it_is_kept(domain: Any, hooks: Hooks,
     endpoint_id = hooks.add()
     old = hooks.find(endpoint_id).signing_secret
     with hooks.later() as connection:
-        webhooks.rotate(connection, hooks.project_id, endpoint_id, keep_old=keep_old)
+        webhooks.rotate(connection, hooks.project_id, endpoint_id, SETTINGS, keep_old=keep_old)
     new = hooks.find(endpoint_id).signing_secret
     assert new != old
     failed(domain)
@@ -385,3 +387,66 @@ def test_a_batch_in_the_middle_tells_nothing(domain: Any, hooks: Hooks) -> None:
     batch_id = domain.create(domain.upload(numbered(2)))
     domain.write(domain.claim(domain.shards(batch_id)[0].id), [1])
     assert hooks.list(endpoint_id) == []
+
+
+def stored(domain: Any) -> list[str]:
+    rows = domain.execute("SELECT secret, previous_secret FROM webhook_endpoints")
+    return [each for row in rows for each in row if each]
+
+
+def test_secrets_are_sealed_in_the_database(domain: Any, hooks: Hooks) -> None:
+    endpoint_id = hooks.add()
+    first = hooks.find(endpoint_id).signing_secret
+    with hooks.later() as connection:
+        webhooks.rotate(connection, hooks.project_id, endpoint_id, SETTINGS, keep_old=True)
+    second = hooks.find(endpoint_id).signing_secret
+    sealed = stored(domain)
+    assert len(sealed) == 2
+    assert not [secret for secret in (first, second) if secret.removeprefix("whsec_") in "".join(sealed)]
+    assert hooks.find(endpoint_id).signing_secret_hint == f"whsec_...{second[-5:]}"
+
+
+def test_a_new_key_seals_what_the_old_ones_and_no_key_sealed(domain: Any, hooks: Hooks, tmp_path: Path) -> None:
+    endpoint_id = hooks.add()
+    old = hooks.find(endpoint_id).signing_secret
+    with hooks.later() as connection:
+        webhooks.rotate(connection, hooks.project_id, endpoint_id, SETTINGS, keep_old=True)
+    new = hooks.find(endpoint_id).signing_secret
+    # As a release that did not seal left it.
+    domain.execute("UPDATE webhook_endpoints SET previous_secret = :old, secret_hint = NULL", old=old)
+    key_file = tmp_path / "keys"
+    key_file.write_text(services.KEY_FILE.read_text() + vault.new_key() + "\n")
+    after = SETTINGS.model_copy(update={"key_file": key_file})
+    with hooks.later() as connection:
+        assert webhooks.seal_all(connection, after) == 1
+    key_file.write_text(key_file.read_text().splitlines()[-1])
+    failed(domain)
+    with hooks.later() as connection:
+        delivery = outbox.take(connection, after)
+    assert delivery
+    assert (accepts(new, delivery), accepts(old, delivery)) == (True, True)
+
+
+def test_a_secret_whose_key_is_lost_holds_up_no_other(domain: Any, hooks: Hooks, tmp_path: Path) -> None:
+    lost = hooks.add()
+    key_file = tmp_path / "keys"
+    key_file.write_text(vault.new_key())
+    after = SETTINGS.model_copy(update={"key_file": key_file})
+    with hooks.later() as connection:
+        readable = webhooks.create(connection, hooks.project_id, WebhookEndpointCreate(url=URL), after)
+    failed(domain)
+    taken = {}
+    for _ in range(2):
+        with hooks.later() as connection:
+            delivery = outbox.take(connection, after)
+        assert delivery
+        taken[delivery.endpoint_id] = delivery
+    assert taken[readable].headers
+    assert taken[lost].headers is None
+    with pytest.raises(ConfigurationError), hooks.later() as connection:
+        webhooks.seal_all(connection, after)
+
+
+def test_without_a_key_there_are_no_webhooks(domain: Any, hooks: Hooks) -> None:
+    with pytest.raises(InvalidRequest, match="no key"), hooks.later() as connection:
+        webhooks.create(connection, hooks.project_id, WebhookEndpointCreate(url=URL), Webhooks())

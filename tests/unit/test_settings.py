@@ -1,4 +1,8 @@
+import re
+from collections.abc import Iterator
+
 import pytest
+from pydantic import BaseModel
 
 from jobs import settings
 from jobs.errors import ConfigurationError
@@ -34,6 +38,21 @@ def test_a_lease_outlasts_three_heartbeats(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_setting_is_described() -> None:
     assert all(settings.variables().values())
+
+
+def test_what_may_hold_a_secret_does_not_show() -> None:
+    kinds = dict(_fields(settings.Settings))
+    named = [name for name in kinds if re.search("url|password|secret|token$|_key$", name)]
+    assert sorted(named) == ["database_url", "flower.password", "redis_url"]
+    assert all("SecretStr" in str(kinds[name]) for name in named)
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field.annotation
 
 
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

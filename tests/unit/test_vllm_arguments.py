@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from jobs.errors import ConfigurationError
 from jobs.settings import Vllm
@@ -16,6 +17,20 @@ def test_what_is_not_set_is_left_to_the_engine() -> None:
 def test_a_model_must_be_named() -> None:
     with pytest.raises(ConfigurationError, match="PROMPTMILL_WORKER__VLLM__MODEL"):
         serve_arguments(Vllm())
+
+
+def test_a_checkpoint_is_the_commit_that_was_named_and_runs_no_code() -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    arguments = serve_arguments(Vllm(model="some/model", revision=commit))
+    assert (arguments["revision"], arguments["load-format"]) == (commit, "safetensors")
+    assert "trust-remote-code" not in arguments
+    assert "revision" not in serve_arguments(Vllm(model="some/model"))
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "0123456", ""])
+def test_a_branch_is_no_revision(revision: str) -> None:
+    with pytest.raises(ValidationError):
+        Vllm(model="some/model", revision=revision)
 
 
 def test_further_arguments_win_and_none_takes_one_away() -> None:

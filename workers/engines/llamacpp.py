@@ -56,6 +56,7 @@ class LlamaCppEngine:
         self._settings = settings
         self._progress = ProgressWatch(stall_seconds)
         self._turns = asyncio.Semaphore(settings.parallel_requests + QUEUED_IN_ENGINE)
+        self._tenants: set[str] = set()
 
     async def start(self) -> None:
         path = self._settings.model_path or default_model()
@@ -102,7 +103,8 @@ class LlamaCppEngine:
     def takes_images(self) -> bool:
         return self._settings.projector_path is not None
 
-    async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:  # noqa: ARG002
+    async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
+        self._tenants.add(tenant)
         if endpoint == EMBEDDINGS:
             return await self._run_embedding(parameters.check(EmbeddingParameters, body))
         if endpoint == CHAT:
@@ -119,10 +121,18 @@ class LlamaCppEngine:
 
     async def _run_choices(self, endpoint: str, asked: Sampling) -> Body:
         with self._progress:
-            choices = [self._ask(endpoint, _payload(asked, number)) for number in range(asked.n or 1)]
+            reuse = {"cache_prompt": self._may_reuse_prompts()}
+            choices = [self._ask(endpoint, _payload(asked, number) | reuse) for number in range(asked.n or 1)]
             answers = await _all(choices)
             self._progress.advance()
         return _merge(answers, asked)
+
+    def _may_reuse_prompts(self) -> bool:
+        """Tell whether what was read of earlier prompts may be used again: while there is one project only.
+
+        llama.cpp knows no salt, and says in `usage` how much it had read before: what others asked could be guessed.
+        """
+        return len(self._tenants) == 1
 
     async def _ask(self, endpoint: str, payload: Body) -> Body:
         async with self._turns:

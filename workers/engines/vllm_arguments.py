@@ -59,6 +59,9 @@ def _model(settings: Vllm) -> Arguments:
     embeds = settings.task == "embed"
     return {
         "model": settings.model,
+        "revision": settings.revision,
+        # Of a checkpoint that offers pickles too, vLLM would take those if the other files are not there.
+        "load-format": "safetensors",
         "served-model-name": [settings.model_name or settings.model],
         "runner": "pooling" if embeds else "generate",
         "convert": "embed" if embeds else None,
