@@ -57,6 +57,20 @@ def write(table: Table, out: Path, added: Mapping[str, type], filled: Filled) ->
             _write_csv(table, fresh, "\t" if kind == "tsv" else _comma(table), added, filled)
 
 
+class Lines:
+    """Ends rows with a line feed.
+
+    Told so itself, Python 3.11's writer puts no quotes around a carriage return in a cell, and what follows it would
+    begin a row.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 def _comma(table: Table) -> str:
     return table.delimiter if table.kind == "csv" else ","
 
@@ -70,7 +84,7 @@ def _text(table: Table, path: Path) -> Iterator[TextIO]:
 
 def _write_csv(table: Table, path: Path, delimiter: str, added: Mapping[str, type], filled: Filled) -> None:
     with _text(table, path) as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        writer = csv.writer(Lines(file), delimiter=delimiter)
         writer.writerow(map(neutral, (*table.columns, *added)))
         for block, columns in filled:
             for row, *more in zip(block.rows, *columns, strict=True):

@@ -1,8 +1,8 @@
 """How sure a model was of a label, from the probabilities of its tokens. Pure.
 
 The product, over the tokens that spell the label, of the share that goes on with it among the alternatives that go on
-with any label: what the schema forbids takes nothing away. A label of which nothing is listed may be as likely as the least
-that is: it is reckoned so, and the figure is a lower bound. It is the model's own view, not how often it is right.
+with any label: what the schema forbids takes nothing away. A label of which nothing is listed is reckoned as likely as
+the least that is, so that the figure is a lower bound. It is the model's own view, not how often it is right.
 """
 
 import math
