@@ -311,6 +311,9 @@ def main() -> None:
         _fail(error.message)
     except ProgrammingError as error:
         _fail(f"{error.orig}".splitlines()[0] + ". Has `promptmill migrate` been run?")
+    except OSError as error:
+        # A folder that is not there, a full disk.
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

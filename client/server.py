@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx2
 from openai import APIConnectionError, APIError, APIStatusError, OpenAI
 
 from client.config import Server
 from jobs.errors import InvalidRequest, PromptmillError, Unavailable
 
-# The SDK waits 0.5 to 8 s between them: a server that is started anew is back by then.
-RETRIES = 5
+# A command that one waits for says soon that nobody answers. A run of many calls is more patient: the SDK waits 0.5 to
+# 8 s between them, and a server that is started anew is back by then.
+RETRIES, PATIENT_RETRIES = 2, 6
 
 
 @contextmanager
@@ -25,6 +27,9 @@ def connected(server: Server, *, retries: int = RETRIES) -> Iterator[OpenAI]:
             yield sdk
         except APIError as error:
             raise in_our_words(error, server.base_url) from None
+        except httpx2.TransportError as error:
+            message = f"The connection to {server.base_url} broke: {error}"
+            raise Unavailable(message) from None
 
 
 def in_our_words(error: APIError, base_url: str) -> PromptmillError:

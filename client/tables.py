@@ -113,14 +113,21 @@ def blocks(table: Table) -> Iterator[Block]:
         InvalidRequest: a row cannot be read; the message names its line.
     """
     if table.kind == "parquet":
-        for batch in _parquet(table.path).iter_batches(batch_size=BLOCK_ROWS):
-            yield Block(table.columns, batch=batch)
+        yield from _parquet_blocks(table)
     elif table.kind == "jsonl":
         yield from _jsonl_blocks(table)
     else:
         rows = _text_rows(table) if table.kind == "text" else itertools.islice(_csv_rows(table), 1, None)
         while chunk := list(itertools.islice(rows, BLOCK_ROWS)):
             yield Block(table.columns, chunk)
+
+
+def _parquet_blocks(table: Table) -> Iterator[Block]:
+    try:
+        for batch in _parquet(table.path).iter_batches(batch_size=BLOCK_ROWS):
+            yield Block(table.columns, batch=batch)
+    except pa.ArrowException as error:
+        raise InvalidRequest(f"{table.path} cannot be read: {error}") from error
 
 
 def _encoding(path: Path, named: str | None) -> tuple[str, bool]:

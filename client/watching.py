@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import httpx2
 from openai import APIConnectionError, InternalServerError, OpenAI
 from openai.types import Batch
 from rich.console import Console
@@ -106,7 +107,7 @@ class Watcher:
                 batch if batch.status in TERMINAL else self.sdk.batches.retrieve(batch.id) for batch in self.batches
             ]
             self._count_codes()
-        except (APIConnectionError, InternalServerError):
+        except (APIConnectionError, InternalServerError, httpx2.TransportError):
             if self.clock() - self._answered_at > PATIENCE_SECONDS:
                 raise
             return

@@ -145,7 +145,10 @@ def _run(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> 
 
     writing.check_out(options.out)
     asked = config.find(options.base_url, options.api_key)
-    with server.connected(asked) as sdk:
+    with server.connected(asked) as impatient:
+        # Says at once that nobody answers, or that the key is wrong.
+        impatient.models.list()
+        sdk = impatient.with_options(max_retries=server.PATIENT_RETRIES)
         if options.restart:
             runs.restart(sdk, options.out)
         remembered = _remembered(options)

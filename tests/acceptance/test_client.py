@@ -3,11 +3,15 @@
 Templates of our own make the prompt, and so the answer, what a cell says. F114: what a spreadsheet would run is neutral.
 """
 
+import contextlib
 import csv
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,8 @@ import services
 from clients import User
 from payloads import COMPLETIONS, jsonl, numbered, parse, request
 
-from api.stack.program import promptmill
+# As the wheel installs it.
+PROMPTMILL = str(Path(sys.executable).with_name("promptmill"))
 
 
 class Terminal:
@@ -42,7 +47,7 @@ class Terminal:
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(promptmill(*arguments), cwd=self.home, env=self.env | env, **pipes)
+        return subprocess.Popen([PROMPTMILL, *arguments], cwd=self.home, env=self.env | env, **pipes)
 
     def run(self, *arguments: str, ends: int = 0, **env: str) -> tuple[str, str]:
         with self.start(*arguments, **env) as process:
@@ -262,6 +267,64 @@ def test_a_download_goes_on_where_it_broke_off(terminal: Terminal) -> None:
     assert sorted(path.name for path in terminal.home.iterdir()) == ["cell.txt", "out.jsonl"]
 
 
+class CuttingProxy:
+    """Passes bytes on, and counts them; the first connections are cut when `limit` bytes have come back."""
+
+    def __init__(self, port: int, cuts: int, limit: int) -> None:
+        self.received = 0
+        self._target, self._cuts, self._limit = port, cuts, limit
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def __enter__(self) -> "CuttingProxy":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Wakes up `accept`, which a mere close would not.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                inside, _ = self._listener.accept()
+                limit = self._limit if self._cuts > 0 else 1 << 40
+                self._cuts -= 1
+                threading.Thread(target=self._serve, args=(inside, limit), daemon=True).start()
+
+    def _serve(self, inside: socket.socket, limit: int) -> None:
+        with inside, socket.create_connection(("127.0.0.1", self._target)) as outside:
+            upwards = threading.Thread(target=self._pump, args=(inside, outside, 1 << 40), daemon=True)
+            upwards.start()
+            self._pump(outside, inside, limit)
+            for each in (inside, outside):
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            upwards.join()
+
+    def _pump(self, source: socket.socket, target: socket.socket, limit: int) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while passed < limit and (data := source.recv(min(65_536, limit - passed))):
+                passed += len(data)
+                self.received += len(data)
+                target.sendall(data)
+
+
+def test_a_download_that_is_cut_again_and_again_gets_every_byte_once(
+    terminal: Terminal, running: services.Stack
+) -> None:
+    batch = terminal.user.wait(terminal.user.submit(numbered(800)).id)
+    content = terminal.user.sdk.files.content(str(batch.output_file_id)).content
+    with CuttingProxy(running.port, cuts=3, limit=100_000) as proxy:
+        terminal.run("download", batch.id, "--out", "out.jsonl", OPENAI_BASE_URL=proxy.base_url)
+    assert (terminal.home / "out.jsonl").read_bytes() == content
+    assert proxy._cuts < 0
+    # What the client sends counts too: some kilobytes.
+    assert len(content) < proxy.received < 1.3 * len(content)
+
+
 def test_results_are_joined_to_the_table_that_they_came_from(terminal: Terminal) -> None:
     batch = terminal.user.wait(terminal.user.submit(numbered(3, lambda n: "REJECT" if n == 1 else f"=text {n}")).id)
     terminal.write("a.csv", "name,n\nrow-2,2\nrow-0,0\nrow-1,1\nrow-9,9\n")
@@ -296,7 +359,7 @@ def test_validate_finds_what_the_server_finds(terminal: Terminal) -> None:
     batch = terminal.user.submit(b"".join(BAD_LINES))
     assert batch.errors and batch.errors.data
     assert found["problems"] == [problem.model_dump() for problem in batch.errors.data]
-    assert len(found["problems"]) == 11
+    assert len(found["problems"]) == 12
     assert "r.jsonl:2: invalid_json_line: This line" in terminal.run("validate", "r.jsonl", ends=1)[0]
     terminal.write("good.jsonl", numbered(2))
     assert terminal.run("validate", "good.jsonl")[0] == "2 requests, 0 problems\n"
@@ -327,10 +390,15 @@ def test_doctor_looks_at_everything_and_says_how_to_mend_it(terminal: Terminal, 
     assert "skipped" in terminal.run("doctor")[0]
 
 
+def done(terminal: Terminal) -> str:
+    return terminal.user.wait(terminal.user.submit(numbered(1)).id).id
+
+
 def test_errors_are_one_line_with_the_cause(terminal: Terminal) -> None:
     assert "does not answer" in terminal.refused("status", OPENAI_BASE_URL="http://127.0.0.1:1/v1")
     assert terminal.refused("status", OPENAI_API_KEY="pm_wrong").startswith("Incorrect API key provided. (status 401")
     assert "Which server?" in terminal.refused("status", OPENAI_BASE_URL="")
+    assert "No such file or directory: 'no/" in terminal.refused("download", done(terminal), "--out", "no/out.jsonl")
     terminal.run("status", "--limit", "0", ends=2)
     terminal.run("translate", "nowhere.csv", "--to", "de", "--out", "b.csv", ends=2)
 
