@@ -13,7 +13,6 @@ from jobs.errors import PromptmillError
 
 # After each the download goes on from its last byte.
 PAUSES_SECONDS = (0.5, 1, 2, 4, 8, 16)
-PIECE_BYTES = 1_000_000
 
 
 @contextmanager
@@ -78,7 +77,8 @@ def _receive(sdk: OpenAI, file_id: str, part: Path, size: int) -> None:
 def _write(response: APIResponse[bytes], part: Path) -> None:
     # A server that knows no ranges sends all of it.
     with part.open("ab" if response.status_code == 206 else "wb") as file:
-        for piece in response.iter_bytes(PIECE_BYTES):
+        # As they come: bytes that wait for a piece to be full are lost with the connection.
+        for piece in response.iter_bytes():
             file.write(piece)
 
 
@@ -86,6 +86,6 @@ def fetch_partial(sdk: OpenAI, file_id: str, path: Path) -> int:
     """Download what a file that still grows holds by now; return its bytes."""
     content = sdk.files.with_streaming_response.content(file_id)
     with replacing(path) as fresh, content as response, fresh.open("wb") as file:
-        for piece in response.iter_bytes(PIECE_BYTES):
+        for piece in response.iter_bytes():
             file.write(piece)
         return file.tell()
