@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -236,6 +237,30 @@ def test_a_batch_from_submit_to_retry(terminal: Terminal) -> None:
     assert [row["custom_id"] for row in parse((terminal.home / got["errors"]).read_bytes())] == ["row-3"]
     assert "Cannot cancel a batch with status 'completed'" in terminal.refused("cancel", batch_id)
     assert "No batch found with id 'batch_x'" in terminal.refused("status", "batch_x")
+
+
+def seen_on_a_terminal(terminal: Terminal, *arguments: str) -> str:
+    """Run a command whose stderr is a terminal; return what was drawn on it."""
+    ours, theirs = pty.openpty()
+    env = terminal.env | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    with subprocess.Popen([PROMPTMILL, *arguments], env=env, stdout=subprocess.DEVNULL, stderr=theirs):
+        os.close(theirs)
+        drawn = b""
+        # Linux says EIO when the other side is closed.
+        with contextlib.suppress(OSError):
+            while data := os.read(ours, 65_536):
+                drawn += data
+    os.close(ours)
+    return drawn.decode()
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(terminal: Terminal) -> None:
+    # The last of them ends after the command has looked at least once.
+    batch = terminal.user.submit(numbered(6, lambda number: f"SLEEP {number + 1}" if number < 5 else "REJECT"))
+    drawn = seen_on_a_terminal(terminal, "watch", batch.id)
+    assert "━" in drawn
+    assert "6/6 rows" in drawn
+    assert "1 failed (1 rejected)" in drawn
 
 
 def test_a_batch_that_runs_is_cancelled_and_read_before_its_end(terminal: Terminal) -> None:
