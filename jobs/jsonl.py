@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from jobs import embedding_inputs, lines
-from jobs.blocks import Blocks
 from jobs.errors import InvalidRequest
 from jobs.protocol import BatchError
 from jobs.settings import Limits
@@ -26,10 +26,18 @@ class Summary:
     problems: list[BatchError] = field(default_factory=list)
 
 
+class Sink(Protocol):
+    """Takes the lines, `jobs.blocks.Blocks` for one."""
+
+    def add(
+        self, line_no: int, custom_id: str | None, content: bytes, end: bytes = b"", *, model_no: int | None = None
+    ) -> None: ...
+
+
 class Lines:
     """The lines of one file, a row each. `feed` every chunk in order, then `end`. `refuse` gets what is wrong first."""
 
-    def __init__(self, blocks: Blocks, limits: Limits, refuse: Callable[[BatchError], None] | None = None) -> None:
+    def __init__(self, blocks: Sink, limits: Limits, refuse: Callable[[BatchError], None] | None = None) -> None:
         self._blocks, self._limits, self._refuse = blocks, limits, refuse
         self._sum = Summary()
         self._line_no = 0

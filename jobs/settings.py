@@ -352,6 +352,9 @@ class Worker(_Section):
     for measuring the data plane."""
     gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of each GPU that the settings are made for, GiB. Only `promptmill worker --dry-run` looks at it."""
+    tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Tokens of answers a second that were measured with these settings. Only `promptmill estimate` looks at it. Unset:
+    no figure is made up."""
     scripted_models: Annotated[tuple[str, ...], Field(min_length=1)] = ("scripted",)
     """Models that the scripted engine serves together, as a JSON list: it plays a base model and its adapters."""
     scripted_capacity: Count = 256

@@ -49,7 +49,8 @@ class _Url(msgspec.Struct):
 
 _decode_target = msgspec.json.Decoder(_Target).decode
 _decode_url = msgspec.json.Decoder(_Url).decode
-_PROMPTS = {f"body.{name}" for groups in PROMPT_OF.values() for names in groups for name in names}
+# What a line may lack by its own URL.
+PROMPTS = {f"body.{name}" for groups in PROMPT_OF.values() for names in groups for name in names}
 
 
 def _are_served_together(connection: Connection, source: Row[Any], endpoint: str, settings: Settings) -> bool:
@@ -91,23 +92,24 @@ def _with_their_urls(connection: Connection, source: Row[Any], endpoint: str) ->
     A prompt was judged by the line's own URL; if that is not the batch's endpoint, that is the problem.
     """
     found = [BatchError(**problem) for problem in source.problems or ()]
-    doubtful = [problem.line for problem in found if problem.param in _PROMPTS]
+    doubtful = [problem.line for problem in found if problem.param in PROMPTS]
     if not doubtful:
         return found
     statement = select(lines.c.line_no, lines.c.content)
     rows = connection.execute(statement.where(lines.c.file_id == source.id, lines.c.line_no.in_(doubtful)))
     elsewhere = {row.line_no for row in rows if _decode_url(bytes(row.content).removeprefix(BOM)).url != endpoint}
-    return [_invalid_url(problem.line) if problem.line in elsewhere else problem for problem in found]
+    return [invalid_url(problem.line) if problem.line in elsewhere else problem for problem in found]
 
 
-def _invalid_url(line_no: int | None) -> BatchError:
+def invalid_url(line_no: int | None) -> BatchError:
+    """Return the problem of a line that is for another endpoint than its batch."""
     message = "The URL provided for this request does not match the batch endpoint."
     return BatchError(code="invalid_url", message=message, param="url", line=line_no)
 
 
 def _misfits(target: _Target, line_no: int, endpoint: str, model: str) -> Iterator[BatchError]:
     if target.url != endpoint:
-        yield _invalid_url(line_no)
+        yield invalid_url(line_no)
     if target.body.model != model:
         message = (
             "All requests of a batch must use one model, or models that one worker serves together; "

@@ -6,8 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 from api.stack import credentials, postgres, valkey
 from api.stack.program import Program, free_port, http_ok, promptmill, require_free
@@ -15,26 +14,15 @@ from api.stack.redis_users import Role
 from api.stack.supervisor import Supervisor
 from jobs import db, keys, webhooks
 from jobs.errors import ConfigurationError
+from jobs.local import Address, address_file, running_stack
 from jobs.settings import Settings
+
+__all__ = ["LOOPBACK", "Address", "Stack", "address_file", "running_stack"]
 
 LOOPBACK = "127.0.0.1"
 # A worker loads its model before it is ready: 54 GB from a disk of 100 MB/s, and vLLM compiles for two minutes. One
 # that cannot start ends long before.
 SLOW_START_SECONDS = 900
-
-
-@dataclass(frozen=True)
-class Address:
-    """How to reach a running stack. In `stack.json` of its data directory while it runs."""
-
-    base_url: str
-    api_key: str
-    flower_url: str
-    flower_user: str
-    flower_password: str
-    log_dir: str
-    database_url: str
-    webhook_key_file: str
 
 
 class Stack:
@@ -241,6 +229,7 @@ class Stack:
             log_dir=str(self._logs),
             database_url=self._database_url(),
             webhook_key_file=str(self._webhook_key_file()),
+            redis_url=self._redis_url("producer"),
         )
 
     @contextmanager
@@ -252,22 +241,3 @@ class Stack:
             yield
         finally:
             path.unlink()
-
-
-def address_file(home: Path) -> Path:
-    return home / "stack.json"
-
-
-def running_stack(home: Path) -> Address | None:
-    """Return how to reach the stack that runs on the data directory; None if none is ready."""
-    try:
-        address = Address(**json.loads(address_file(home).read_text()))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        return None
-    # A stack that was killed leaves its file behind.
-    with (home / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return address
-    return None

@@ -1,0 +1,1 @@
+"""The command line of clients: batches and tables, by HTTP, with the stock `openai` SDK."""

@@ -1,0 +1,1 @@
+"""What users come for, from a table to a table: translating and labelling."""

@@ -1,0 +1,227 @@
+"""Runs a preset: render, submit, watch, download, write. The same call again goes on where the last one ended."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from openai import OpenAI
+from openai.types import Batch
+
+from client import batches, downloads, results, show, tables, watching, writing
+from client.presets import parts, state
+from client.presets.job import CHAT, Answer, Job, answer, custom_id
+from client.presets.parts import Part
+from client.presets.state import PartState, State
+from client.results import Results
+from client.tables import Table
+from jobs.errors import InvalidRequest
+from jobs.settings import Limits
+from jobs.states import TERMINAL
+
+MAX_SHOWN_PROBLEMS = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    out: str
+    rows: int
+    failed_rows: int
+    failures_by_code: dict[str, int]
+    batches: list[str]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A part and its batch."""
+
+    part: Part
+    batch: Batch
+
+
+def run(
+    sdk: OpenAI, table: Table, out: Path, make_job: Callable[[str], Job], remembered: State, rows_per_batch: int | None
+) -> Outcome:
+    """Write `out`: the table, and the columns of the job. What the run kept beside it is gone afterwards.
+
+    Args:
+        sdk: the server.
+        table: what is read.
+        out: what is written.
+        make_job: makes the job for a model.
+        remembered: the state of the run; a new one, or the one that was interrupted.
+        rows_per_batch: most requests of a batch; None for what the Batch API allows.
+
+    Raises:
+        InvalidRequest: the input is not as it was when the run began, or the server refuses the batch.
+        PromptmillError: the server is away for too long.
+    """
+    job = make_job(remembered.model)
+    state.save(out, remembered)
+    submitted = _submit_all(sdk, table, job, out, remembered, rows_per_batch or Limits().max_requests)
+    if submitted:
+        ended, _ = watching.watch(sdk, [each.batch for each in submitted], show.err)
+        submitted = [Submitted(each.part, batch) for each, batch in zip(submitted, ended, strict=True)]
+    outcome = _write(sdk, table, job, out, submitted)
+    shutil.rmtree(state.folder(out))
+    return outcome
+
+
+def requests(table: Table, job: Job) -> Iterator[parts.Row]:
+    """Yield each row of the table with its requests.
+
+    Raises:
+        InvalidRequest: a row cannot be read, or its prompt cannot be made.
+    """
+    place = table.columns.index(job.column)
+    number = 0
+    for block in tables.blocks(table):
+        for row in block.rows:
+            number += 1
+            yield number, _lines(job, number, tables.cell_text(row[place]), dict(zip(table.columns, row, strict=True)))
+
+
+def _lines(job: Job, number: int, text: str, row: dict[str, Any]) -> list[bytes]:
+    if not text.strip():
+        return []
+    try:
+        bodies = [(variant, job.body(text, row, variant)) for variant in job.variants]
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Row {number}: {error.message}") from error
+    return [_line(custom_id(number, variant), body) for variant, body in bodies]
+
+
+def _line(name: str, body: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({"custom_id": name, "method": "POST", "url": CHAT, "body": body}) + b"\n"
+
+
+def _submit_all(
+    sdk: OpenAI, table: Table, job: Job, out: Path, remembered: State, max_requests: int
+) -> list[Submitted]:
+    """Make the batches that are not made yet, each as soon as its part is rendered: the first one runs meanwhile."""
+    rendered = parts.cut(
+        requests(table, job), state.folder(out), max_requests=max_requests, max_bytes=Limits().max_file_bytes
+    )
+    made = []
+    for part in rendered:
+        made.append(Submitted(part, _submit(sdk, part, out, remembered)))
+        part.path.unlink()
+    if len(made) != len(remembered.parts):
+        raise _changed(out)
+    return made
+
+
+def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> Batch:
+    if part.number > len(remembered.parts):
+        remembered.parts.append(PartState(part.sha256))
+    own = remembered.parts[part.number - 1]
+    if own.sha256 != part.sha256:
+        raise _changed(out)
+    if own.batch is not None:
+        return sdk.batches.retrieve(own.batch)
+    state.save(out, remembered)
+    key = f"promptmill-{remembered.run}-{own.attempt}-{part.sha256}"
+    batch = batches.submit(sdk, part.path, CHAT, metadata={"made_by": "promptmill", "out": out.name[:512]}, key=key)
+    if batch.status == "failed":
+        # Nothing ran. The next run asks for another batch: a worker may be there by then.
+        own.attempt += 1
+        state.save(out, remembered)
+        raise _refused(batch)
+    own.batch = batch.id
+    state.save(out, remembered)
+    show.note(f"{batch.id}: {part.requests} requests")
+    return batch
+
+
+def _changed(out: Path) -> InvalidRequest:
+    message = (
+        f"The interrupted run for {out} had another input or other options. Use those, or --restart: its batches are "
+        "cancelled, and a new run begins."
+    )
+    return InvalidRequest(message)
+
+
+def _refused(batch: Batch) -> InvalidRequest:
+    problems = (batch.errors and batch.errors.data) or []
+    shown = "; ".join(f"{each.code}: {each.message}" for each in problems[:MAX_SHOWN_PROBLEMS])
+    return InvalidRequest(f"The server refused {batch.id}, {len(problems)} problems: {shown}")
+
+
+def restart(sdk: OpenAI, out: Path) -> None:
+    """Forget the interrupted run for an output; its batches are cancelled."""
+    remembered = state.load(out)
+    for part in remembered.parts if remembered else ():
+        if part.batch is not None and sdk.batches.retrieve(part.batch).status not in TERMINAL:
+            sdk.batches.cancel(part.batch)
+    shutil.rmtree(state.folder(out), ignore_errors=True)
+
+
+def _write(sdk: OpenAI, table: Table, job: Job, out: Path, submitted: list[Submitted]) -> Outcome:
+    codes: Counter[str] = Counter()
+    rows = failed = 0
+    place = table.columns.index(job.column)
+    with _Lookup(sdk, state.folder(out), submitted) as lookup:
+
+        def values(number: int, row: list[Any]) -> list[Any]:
+            nonlocal rows, failed
+            rows = number
+            if not tables.cell_text(row[place]).strip():
+                return [None] * len(job.added)
+            answers = [answer(job, lookup.find(number, custom_id(number, variant))) for variant in job.variants]
+            codes.update(each.failure.code for each in answers if each.failure)
+            failed += any(each.failure for each in answers)
+            return [*chain.from_iterable(each.values for each in answers), _errors(job, answers)]
+
+        writing.write(table, out, job.added, writing.fill(table, len(job.added), values))
+    return Outcome(str(out), rows, failed, dict(codes), [each.batch.id for each in submitted])
+
+
+def _errors(job: Job, answers: list[Answer]) -> str | None:
+    texts = [
+        (f"{variant}: " if len(job.variants) > 1 else "") + f"{each.failure.code}: {each.failure.message}"
+        for variant, each in zip(job.variants, answers, strict=True)
+        if each.failure
+    ]
+    return "; ".join(texts) or None
+
+
+class _Lookup:
+    """Results by row, in order. One part's files are here at a time."""
+
+    def __init__(self, sdk: OpenAI, folder: Path, submitted: list[Submitted]) -> None:
+        self._sdk, self._folder, self._left = sdk, folder, iter(submitted)
+        self._last_row = 0
+        self._closing = ExitStack()
+        self._results: Results | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def find(self, row: int, name: str) -> dict[str, Any] | None:
+        """Return the line of a request; rows may not go back."""
+        while row > self._last_row:
+            self._open(next(self._left))
+        assert self._results
+        return self._results.find(name)
+
+    def _open(self, submitted: Submitted) -> None:
+        self._closing.close()
+        paths = []
+        for kind, file_id in batches.result_files(submitted.batch, partial=False).items():
+            paths.append(self._folder / f"{kind}-{submitted.part.number}.jsonl")
+            if not paths[-1].exists():
+                downloads.fetch(self._sdk, file_id, paths[-1])
+        self._results = self._closing.enter_context(results.opened(paths))
+        for path in paths:
+            self._closing.callback(path.unlink, missing_ok=True)
+        self._last_row = submitted.part.last_row
