@@ -62,12 +62,14 @@ NEVER: dict[str, str] = {
         WHERE f.id IS NULL OR f.swept_at IS NOT NULL""",
     "I10: each claim is an attempt": """
         SELECT s.id FROM shards s LEFT JOIN attempts a ON a.shard_id = s.id GROUP BY s.id
-        HAVING s.lease_token <> count(a.lease_token) OR s.lease_token <> coalesce(max(a.lease_token), 0)""",
+        HAVING count(a.lease_token) > s.lease_token OR coalesce(max(a.lease_token), 0) > s.lease_token
+            -- The token of a suspect also rises when nobody may run it for a while.
+            OR (s.suspect_since IS NULL AND s.lease_token <> count(a.lease_token))""",
     "I5, I10: a result is of an attempt that was made": """
         SELECT x.batch_id, x.line_no FROM results x JOIN requests r USING (batch_id, line_no)
-        JOIN shards s ON s.batch_id = x.batch_id AND r.model_no = s.model_no
-                     AND x.line_no BETWEEN s.first_line AND s.last_line
-        WHERE x.lease_token > s.lease_token OR (x.lease_token < 1 AND x.status_code IS NOT NULL)""",
+        WHERE x.lease_token > (SELECT max(s.lease_token) FROM shards s
+                               -- A shard that was split off has none of the tokens that its results were written with.
+                               WHERE s.batch_id = x.batch_id AND s.model_no = r.model_no) OR (x.lease_token < 1 AND x.status_code IS NOT NULL)""",
 }
 # Results go with the files that show them.
 _UNSWEPT = text(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 
 from api.stack import credentials, postgres, valkey
 from api.stack.program import Program, free_port, http_ok, promptmill, require_free

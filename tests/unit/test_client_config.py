@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def stack(home: Path) -> Iterator[None]:
     """A stack that runs on the data directory, as far as its files say."""
     (home / "data").mkdir()
-    address = local.Address("http://stack/v1", "pm_stack", "", "", "", "", "", "")
+    address = local.Address("http://stack/v1", "pm_stack", "", "", "", "", "", "", "")
     local.address_file(home / "data").write_text(json.dumps(asdict(address)))
     with (home / "data" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
