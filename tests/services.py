@@ -29,6 +29,9 @@ from jobs.protocol import BATCH_ENDPOINTS
 PASSWORD = "only-for-tests"
 # Seals the secrets of webhooks of every test.
 KEY_FILE = Path(__file__).with_name("webhooks.keys")
+KEY_FILE_VARIABLE = "PROMPTMILL_WEBHOOKS__KEY_FILE"
+# Leaves a variable out of a process' environment.
+UNSET = "\0"
 DATABASE_URL_VARIABLE, REDIS_URL_VARIABLE = "PROMPTMILL_TEST_DATABASE_URL", "PROMPTMILL_TEST_REDIS_URL"
 # Short enough to see recovery, long enough for a busy machine with two cores.
 SHORT_LEASES = {
@@ -190,15 +193,16 @@ class Stack:
 
     def environment(self, **more: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTMILL_")}
-        return {
+        whole = {
             **inherited,
             "PROMPTMILL_DATABASE_URL": self.database_url,
             "PROMPTMILL_REDIS_URL": self.redis_url,
             "PROMPTMILL_API__PORT": str(self.port),
-            "PROMPTMILL_WEBHOOKS__KEY_FILE": str(KEY_FILE),
+            KEY_FILE_VARIABLE: str(KEY_FILE),
             **self.settings,
             **more,
         }
+        return {name: value for name, value in whole.items() if value != UNSET}
 
     def start(self, name: str, *, wait_for: str = "", **environment: str) -> Process:
         """Start `promptmill NAME`; it is ready when it has logged `wait_for`."""

@@ -66,11 +66,7 @@ def _again_later(number: int, _frame: object) -> None:
 
 def _add_task(celery: Celery, runtime: Runtime) -> None:
     @celery.task(name=dispatch.RUN_SHARD)
-    def run_shard(shard_id: str, *more: object, **options: object) -> dict[str, Any]:
-        if more or options:
-            # A hint of a release to come. It obliges nobody: the shard is found in Postgres.
-            log.info("hint_not_understood", shard_id=shard_id)
-            return {"claimed": False}
+    def run_shard(shard_id: str) -> dict[str, Any]:
         try:
             return runtime.run_shard(shard_id)
         except Exception as error:

@@ -18,6 +18,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from openai import APIConnectionError, NotFoundError, OpenAI
 from payloads import CHAT, numbered, parse
 from receivers import REACHABLE, receiving
 
-from jobs import db, ids, keys, quotas, webhooks
+from jobs import db, ids, keys, leases, quotas, webhooks
 from jobs.failpoints import VARIABLE
 from jobs.protocol import WebhookEndpointCreate
 
@@ -279,6 +280,10 @@ def tour_of_the_reconciler(stack: services.Stack, point: str) -> None:
             webhooks.create(connection, backstage.project_id, asked, backstage.settings.webhooks)
         taken_back = backstage.submit(numbered(3))
         assert backstage.claim(seconds=0.001), "its worker is dead already"
+        blamed = backstage.submit(numbered(3))
+        assert (lease := backstage.claim(seconds=0.001)), "so is this one's, and it had rows aboard"
+        with db.transaction(backstage.engine) as connection:
+            assert leases.mark(connection, {lease.held: lease.last_line})
         hinted, ended = backstage.submit(numbered(3)), backstage.submit(numbered(3))
         backstage.cancel(ended)
         unfinished(backstage)
@@ -289,7 +294,7 @@ def tour_of_the_reconciler(stack: services.Stack, point: str) -> None:
             if reconciler.deaths:
                 # The lease of a courier that died lasts for longer than a test should.
                 backstage.execute("UPDATE webhook_endpoints SET free_at = app_now()")
-            states = {backstage.status(each) for each in (taken_back, hinted)}
+            states = {backstage.status(each) for each in (taken_back, blamed, hinted)}
             delivered = backstage.execute("SELECT FROM webhook_deliveries WHERE delivered_at IS NOT NULL")
             lines = backstage.execute("SELECT FROM lines WHERE file_id = 'file-unfinished'")
             return bool(
@@ -300,7 +305,7 @@ def tour_of_the_reconciler(stack: services.Stack, point: str) -> None:
         assert backstage.status(ended) == "cancelled"
         assert len({message.id for message in receiver.messages}) == 1
         backstage.work()
-        assert {backstage.status(each) for each in (taken_back, hinted)} == {"completed"}
+        assert {backstage.status(each) for each in (taken_back, blamed, hinted)} == {"completed"}
         invariants.check(backstage.engine)
 
 
@@ -337,7 +342,7 @@ UP = """
 import asyncio, os, subprocess, sys, time
 from pathlib import Path
 from api.stack import credentials, postgres, up
-from api.stack.program import free_port
+from api.stack.program import free_port, promptmill
 from jobs import settings
 
 home, port = Path(sys.argv[1]), free_port()
@@ -349,10 +354,15 @@ with subprocess.Popen(program.command(os.getpid()), env=dict(program.environment
         while not asyncio.run(program.ready()):
             time.sleep(0.05)
         postgres.ensure_database(port, made.postgres)
+        if "users" in sys.argv:
+            url = postgres.url(port, made.postgres)
+            subprocess.run(promptmill("migrate"), env={**os.environ, "PROMPTMILL_DATABASE_URL": url}, check=True)
+            postgres.ensure_users(port, made.postgres, {"api": "secret"})
     finally:
         server.send_signal(program.stop_signal)
 stack = up.Stack(settings.load(), print)
 stack._credentials = made
+stack._seal_secrets()
 print(stack._api_key())
 """
 
@@ -360,7 +370,7 @@ print(stack._api_key())
 def tour_of_the_stack(stack: services.Stack, point: str) -> None:
     home = stack.home / "data"
     home.mkdir()
-    command = [sys.executable, "-c", UP, str(home)]
+    command = [sys.executable, "-c", UP, str(home), *(["users"] if point.startswith("ensure_users") else [])]
     environment = {"PROMPTMILL_DATA_DIR": str(home)}
     killed = subprocess.run(
         command, env=stack.environment(**environment, **armed(point)), check=False, capture_output=True
@@ -373,6 +383,22 @@ def tour_of_the_stack(stack: services.Stack, point: str) -> None:
     engine.dispose()
 
 
+# An engine that does not start.
+
+
+def tour_of_a_broken_engine(stack: services.Stack, point: str) -> None:
+    with backstage_of(stack) as backstage:
+        batch_id = backstage.submit(numbered(3))
+        broken = replace(stack, settings={**stack.settings, "PROMPTMILL_WORKER__SCRIPTED_FAULT": "start"})
+        Doomed(broken, "worker", point, ready="worker_ready").bury()
+        noted = [row.failures for row in backstage.execute("SELECT failures FROM breakers")]
+        assert noted == ([1] if point.endswith("after_commit") else [])
+        stack.worker()
+        services.wait_until(lambda: backstage.status(batch_id) == "completed", "one that starts runs it")
+        assert not backstage.execute("SELECT FROM breakers"), "it works"
+        invariants.check(backstage.engine)
+
+
 TOURS = {
     "api": tour_of_the_api,
     "worker": tour_of_a_worker,
@@ -380,6 +406,10 @@ TOURS = {
     "command": tour_of_a_command,
     "stack": tour_of_the_stack,
 }
+
+
+def tour_of(process: str, point: str) -> Callable[[services.Stack, str], None]:
+    return tour_of_a_broken_engine if point.startswith("note_breaker.") else TOURS[process]
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +426,7 @@ def outcomes(
         number = numbers.get()
         try:
             with own_stack(servers, template, tmp_path_factory.mktemp(process), number) as stack:
-                TOURS[process](stack, point)
+                tour_of(process, point)(stack, point)
         finally:
             numbers.put(number)
 

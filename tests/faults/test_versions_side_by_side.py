@@ -40,7 +40,8 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         where = [sys.executable, "-c", f"import {package}; print({package}.__file__)"]
         found = subprocess.run(where, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
         assert Path(found.stdout.strip()).is_relative_to(folder), "it is the previous version that will run"
-    return environment
+    # A setting that it does not know, and would not start with.
+    return {**environment, services.KEY_FILE_VARIABLE: services.UNSET}
 
 
 def query(stack: services.Stack, statement: str) -> list[Any]:
@@ -87,10 +88,10 @@ def test_a_hint_of_a_version_to_come_does_nothing_and_the_shard_is_run_all_the_s
     checked.api()
     worker = checked.worker()
     celery = make_celery(Settings(redis_url=SecretStr(checked.redis_url)))
-    for arguments, options in ((["shard_x", 2], {}), (["shard_x"], {"version": 2})):
+    for arguments, options in ((["shard_1", 2], {}), (["shard_1"], {"version": 2})):
         celery.send_task(RUN_SHARD, args=arguments, kwargs=options, queue=queue_for("scripted"))  # type: ignore[arg-type]
     celery.close()
-    services.wait_until(lambda: worker.log.read_text().count("hint_not_understood") == 2, "they have come")
+    services.wait_until(lambda: worker.log.read_text().count("hint_refused") == 2, "they have come")
     user = User(checked)
     assert user.wait(user.submit(numbered(3)).id).status == "completed"
     assert worker.stop() == 0, worker.tail()

@@ -12,7 +12,7 @@ import services
 from killing import SETTINGS, Backstage, Doomed, keep_alive, reached
 from payloads import numbered
 
-from jobs import db, leases
+from jobs import db, suspects
 from jobs.failpoints import VARIABLE
 
 REQUESTS = 5
@@ -112,11 +112,14 @@ def test_a_worker_whose_heartbeat_hangs_writes_nothing_after_its_lease(
     backstage.hint(batch_id)
     services.wait_until(lambda: reasons(backstage), "it is claimed")
 
-    def recover() -> list[str]:
+    def is_lost() -> bool:
+        # As the reconciler does, but for the hint: the hung one would hear it.
         with db.transaction(backstage.engine) as connection:
-            return leases.recover(connection)
+            for shard_id in suspects.lost(connection):
+                suspects.take_back(connection, shard_id, most_deaths=2, grace_seconds=1)
+        return "lost" in reasons(backstage)
 
-    services.wait_until(recover, "the lease ends")
+    services.wait_until(is_lost, "the lease ends")
     # It looks for shards that nobody was told of when it starts; the other one does not look any more.
     stack.worker()
     services.wait_until(lambda: backstage.status(batch_id) == "completed", "the other one ends it")
