@@ -44,8 +44,9 @@ demo: $(READY) ## Run the main job end to end: two files, a real model, results 
 up: $(READY) ## Run the whole stack on this machine until Ctrl-C
 	$(RUN) promptmill up
 
+# Three at a time, also on two cores: most of them wait, for leases to end or processes to start.
 test: $(READY) ## Run all tests on real Postgres, Valkey, Celery and a real model
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses 3 --dist loadfile
 
 test-unit: $(READY) ## Run the tests that need no services
 	$(RUN) pytest tests/unit
