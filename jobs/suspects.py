@@ -142,11 +142,19 @@ def _rows(connection: Connection, shard: Row[Any]) -> list[_Row]:
 _MAKE_SHARD = text(
     """
     INSERT INTO shards (id, project_id, batch_id, number, first_line, last_line, model, model_no, priority,
-                        total, completed, failed, created_at, suspect_since)
+                        total, completed, failed, created_at, lease_token, suspect_since)
     SELECT :new_id, s.project_id, s.batch_id, (SELECT max(number) + 1 FROM shards WHERE batch_id = s.batch_id),
            :first_line, s.last_line, s.model, s.model_no, s.priority,
-           :total, :completed, :failed, s.created_at, CASE WHEN :suspect THEN 0 END
+           :total, :completed, :failed, s.created_at, s.lease_token, CASE WHEN :suspect THEN s.lease_token END
     FROM shards s WHERE s.id = :id
+    """
+)
+# Results that are behind the cut lead to who wrote them by shard and token.
+_COPY_ATTEMPTS = text(
+    """
+    INSERT INTO attempts (shard_id, lease_token, worker_id, started_at, ended_at, end_reason, aboard_line)
+    SELECT :new_id, lease_token, worker_id, started_at, ended_at, end_reason, aboard_line
+    FROM attempts WHERE shard_id = :id
     """
 )
 _SHORTEN = text(
@@ -159,7 +167,9 @@ _SHORTEN = text(
 
 
 def _split(connection: Connection, shard: Row[Any], rows: Sequence[_Row], last_line: int, *, suspect: bool) -> None:
-    """Make the requests behind `last_line` a shard of their own, if any of them is to be run; tokens stay behind."""
+    """Make the requests behind `last_line` a shard of their own, if any of them is to be run; it goes on with
+    the tokens and the attempts of the whole.
+    """
     behind = [row for row in rows if row.line_no > last_line]
     if all(row.is_error is not None for row in behind):
         return
@@ -171,6 +181,7 @@ def _split(connection: Connection, shard: Row[Any], rows: Sequence[_Row], last_l
     first_line, new_id = behind[0].line_no, ids.new_shard_id()
     made = counts | {"id": shard.id, "new_id": new_id, "first_line": first_line, "suspect": suspect}
     connection.execute(_MAKE_SHARD, made)
+    connection.execute(_COPY_ATTEMPTS, {"id": shard.id, "new_id": new_id})
     connection.execute(_SHORTEN, counts | {"id": shard.id, "last_line": last_line})
 
 
@@ -179,6 +190,7 @@ _DEATHS = text(
     """
     SELECT count(*) FROM attempts a
     WHERE a.shard_id = :id AND a.lease_token > :since AND a.aboard_line IS NOT NULL
+      AND a.aboard_line >= :line
       AND (a.end_reason = 'died' OR a.end_reason = 'lost' AND NOT EXISTS (
           SELECT FROM workers w WHERE w.id = a.worker_id AND w.seen_at > a.ended_at))
     """
@@ -199,7 +211,9 @@ def _judge_one(
     grace_seconds: float,
 ) -> str | None:
     """Decide about a request that was alone with an engine that died."""
-    deaths = connection.execute(_DEATHS, {"id": shard.id, "since": shard.suspect_since}).scalar_one()
+    deaths = connection.execute(
+        _DEATHS, {"id": shard.id, "since": shard.suspect_since, "line": row.line_no}
+    ).scalar_one()
     if deaths < most_deaths:
         return leases.release(connection, shard.id, shard.lease_token)
     if grace_seconds:

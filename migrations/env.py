@@ -1,5 +1,7 @@
 """Runs the migrations: one at a time (advisory lock), each in its own transaction, never waiting long for a lock."""
 
+import time
+
 from alembic import context
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -11,6 +13,7 @@ from jobs.tables import metadata
 
 # Any constant will do, as long as nothing else locks on it.
 LOCK = 0x70726D6C  # "prml"
+LOOK_SECONDS = 0.2
 
 
 def run() -> None:
@@ -24,7 +27,7 @@ def run() -> None:
         with engine.connect() as connection:
             _migrate(connection)
     except DBAPIError as error:
-        if db.is_transient(error):
+        if error.connection_invalidated or isinstance(error.orig, db.TRANSIENT):
             raise Unavailable("Postgres cannot be migrated now.") from error.orig
         raise
     finally:
@@ -40,10 +43,10 @@ def _migrate(connection: object) -> None:
         compare_server_default=False,
         on_version_apply=lambda **_: failpoint("migration.before_commit"),
     )
-    # Another migration may take its time.
-    connection.execute(text("SET lock_timeout = 0"))
-    connection.execute(text("SET statement_timeout = 0"))
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
+    # Another migration may take its time, longer than any statement of ours.
+    while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK}).scalar_one():
+        connection.rollback()
+        time.sleep(LOOK_SECONDS)
     try:
         # The deploy that waits for a lock makes everybody behind it wait as well; better to fail and be run again.
         connection.execute(text("SET lock_timeout = '2s'"))

@@ -67,9 +67,9 @@ NEVER: dict[str, str] = {
             OR (s.suspect_since IS NULL AND s.lease_token <> count(a.lease_token))""",
     "I5, I10: a result is of an attempt that was made": """
         SELECT x.batch_id, x.line_no FROM results x JOIN requests r USING (batch_id, line_no)
-        WHERE x.lease_token > (SELECT max(s.lease_token) FROM shards s
-                               -- A shard that was split off has none of the tokens that its results were written with.
-                               WHERE s.batch_id = x.batch_id AND s.model_no = r.model_no) OR (x.lease_token < 1 AND x.status_code IS NOT NULL)""",
+        JOIN shards s ON s.batch_id = x.batch_id AND r.model_no = s.model_no
+                     AND x.line_no BETWEEN s.first_line AND s.last_line
+        WHERE x.lease_token > s.lease_token OR (x.lease_token < 1 AND x.status_code IS NOT NULL)""",
 }
 # Results go with the files that show them.
 _UNSWEPT = text(

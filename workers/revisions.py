@@ -17,10 +17,11 @@ _EDGE_BYTES = 1_000_000
 
 
 def of(worker: Worker) -> str:
-    """Return the release of the engine, the model, and a digest of its files; of a name on a hub, the name alone."""
+    """Return the release of the engine, the model, and a digest of its files; of a name on a hub, its commit if that is set."""
     model, *more = _sources(worker)
     digest = _digest(path for source in (model, *more) for path in _files(Path(source)))
-    parts = [worker.engine, _version(_LIBRARY[worker.engine]), Path(model).name if digest else model, digest]
+    commit = worker.vllm.revision if worker.engine == "vllm" else None
+    parts = [worker.engine, _version(_LIBRARY[worker.engine]), Path(model).name if digest else model, digest or commit]
     return " ".join(part for part in parts if part)
 
 

@@ -11,6 +11,7 @@ Celery pool    one thread for each shard held, waiting most of its time
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import socket
@@ -45,6 +46,8 @@ EXIT_ENGINE_DEAD = 70
 LAST_WORDS_SECONDS = 5.0
 # How often a thread that waits for room looks by itself; the end of a shard wakes it.
 ROOM_SECONDS = 0.05
+# How often a worker that waits to be alone with a suspect asks whether it is still its turn.
+ASK_AGAIN_SECONDS = 1.0
 # How long no hint is heard after Postgres did not take a claim.
 PAUSE_SECONDS = 5.0
 # Connections to Postgres: claims go one at a time, writer and marker have one, several shards may end at once.
@@ -228,11 +231,11 @@ class Runtime:
         with self._claiming:
             self._wait_for_room()
             started, lease = time.monotonic(), self._claim_if_needed(claim)
-            if lease == "be_alone":
+            while lease == "be_alone":
                 self._is_to_be_alone = True
-                self._wait_for_room()
+                # Another worker may be alone before, and take the suspect.
+                self._wait_for_room(ASK_AGAIN_SECONDS)
                 started, lease = time.monotonic(), self._claim_if_needed(claim)
-            assert lease != "be_alone", "it holds nothing, and nobody else claims for it"
             self._is_to_be_alone = lease is not None and lease.is_suspect
             if lease is None:
                 return None
@@ -240,13 +243,15 @@ class Runtime:
             self._held.add(lease.held)
             return lease, started
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, seconds: float = math.inf) -> None:
+        until = time.monotonic() + seconds
         with self._freed:
-            while not (self._draining.is_set() or self._has_room()):
+            while not (self._draining.is_set() or self._has_room() or time.monotonic() >= until):
                 self._freed.wait(ROOM_SECONDS)
 
     def _claim_if_needed(self, claim: Callable[[], Claimed]) -> Claimed:
-        return None if self._draining.is_set() else self._try(claim)
+        """Claim, unless the worker drains, or its engine died idle: the first row would be blamed for it."""
+        return None if self._draining.is_set() or not self._engine.healthy() else self._try(claim)
 
     def _try(self, claim: Callable[[], Claimed]) -> Claimed:
         """Claim, and pause claims while Postgres is away or full; whatever was claimed unseen ends with its lease."""
@@ -448,7 +453,9 @@ class Runtime:
     def _die_soon(self) -> None:
         """The engine is dead: give the shards back while there is time, then end the process."""
         if self._dying.acquire(blocking=False):
-            self._engine_died.set()
+            # Ctrl-C reaches the engine's processes too: an engine that ends while the worker drains blames nobody.
+            if not self._draining.is_set():
+                self._engine_died.set()
             self._draining.set()
             self._let_go(abort=True)
             threading.Thread(target=self._last_words, name="last-words").start()
@@ -463,6 +470,7 @@ class Runtime:
         """The engine hangs, or died while it had nothing to do. Its rows will not end: tell of them as they are."""
         if self._dying.acquire(blocking=False):
             self._engine_died.set()
+            self._draining.set()
             reporting = threading.Thread(target=self._report_stalled, name="last-words", daemon=True)
             reporting.start()
             reporting.join(LAST_WORDS_SECONDS)

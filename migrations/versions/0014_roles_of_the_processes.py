@@ -51,7 +51,7 @@ GRANTS = {
         "results": "SELECT, INSERT, DELETE",
         "batches": "SELECT, UPDATE",
         "shards": "SELECT, INSERT, UPDATE",
-        "attempts": "SELECT, UPDATE",
+        "attempts": "SELECT, INSERT, UPDATE",
         "files": "SELECT, INSERT, UPDATE",
         "uploads": "SELECT",
         "calls": "SELECT, DELETE",

@@ -26,7 +26,8 @@ def of_file(file_id: str) -> dict[str, Any]:
 
 def test_a_batch_of_rows_with_images(user: User, running: services.Stack) -> None:
     file_id = user.sdk.files.create(file=("a.png", PNG), purpose="vision").id
-    theirs = User(running).sdk.files.create(file=("b.png", PNG), purpose="vision").id
+    stranger = User(running)
+    theirs = stranger.sdk.files.create(file=("b.png", PNG), purpose="vision").id
     rows = [
         *(row(f"named-{number}", of_file(file_id)) for number in range(300)),
         row("sent", pictures.part(pictures.data_url(PNG)), of_file(file_id)),

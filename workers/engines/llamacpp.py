@@ -104,7 +104,9 @@ class LlamaCppEngine:
         return self._settings.projector_path is not None
 
     async def run(self, endpoint: str, body: Body, *, tenant: str = "") -> Body:
-        self._tenants.add(tenant)
+        # A request of our own, when it starts, holds nobody's words.
+        if tenant:
+            self._tenants.add(tenant)
         if endpoint == EMBEDDINGS:
             return await self._run_embedding(parameters.check(EmbeddingParameters, body))
         if endpoint == CHAT:
@@ -132,7 +134,7 @@ class LlamaCppEngine:
 
         llama.cpp knows no salt, and says in `usage` how much it had read before: what others asked could be guessed.
         """
-        return len(self._tenants) == 1
+        return len(self._tenants) <= 1
 
     async def _ask(self, endpoint: str, payload: Body) -> Body:
         async with self._turns:
