@@ -21,14 +21,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--seconds", type=float, default=1_800)
     parser.add_argument("--out", type=Path, help="file for the report, JSON")
+    parser.add_argument("--logs", type=Path, help="folder for the logs, which are kept then")
     options = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="promptmill-soak-"))
+    home = options.logs or Path(tempfile.mkdtemp(prefix="promptmill-soak-"))
+    home.mkdir(parents=True, exist_ok=True)
     print(f"seed {options.seed}, logs in {home}", flush=True)
     report = trial.run(options.seed, options.seconds, home)
     print(f"\n{report.page()}")
     if options.out:
         options.out.write_text(json.dumps(report.facts(), indent=2) + "\n")
-    if report.is_good:
+    if report.is_good and not options.logs:
         shutil.rmtree(home)
     return 0 if report.is_good else 1
 

@@ -20,18 +20,16 @@ from openai.types import Batch
 from payloads import jsonl, parse, request
 from soak.ledger import Ledger
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
-
-from jobs.errors import Unavailable
+from sqlalchemy.exc import SQLAlchemyError
 
 Result = TypeVar("Result")
-PROGRAMS_A_TENANT = 2
+PROGRAMS_A_TENANT = 3
 ROWS = 50, 400
 POLL_SECONDS = 0.3
 # What a row asks for, and how often.
 KINDS = {"plain": 70, "SLEEP": 14, "REORDER": 9, "REJECT": 4, "ERROR": 3}
 # One row of one batch in so many kills its worker: once, each time, or the engine only.
-CRASHES, CRASH_EVERY = ("CRASH_ONCE", "CRASH", "FATAL"), 12
+CRASHES, CRASH_EVERY = ("CRASH_ONCE", "CRASH", "FATAL"), 25
 CANCELLED, INPUT_DELETED, RESULTS_DELETED = 0.12, 0.6, 0.3
 # The code of a row that fails as it asked to.
 CODES = {"REJECT": "rejected", "ERROR": "engine_error", "CRASH": "engine_crashed", "FATAL": "engine_crashed"}
@@ -203,7 +201,7 @@ class Program:
             try:
                 with self._work.engine.connect() as connection:
                     return list(connection.execute(COMMITTED, {"id": batch_id}).scalars())
-            except (DBAPIError, Unavailable):
+            except SQLAlchemyError:
                 if self._work.is_hopeless.wait(0.2):
                     return []
 

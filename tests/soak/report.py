@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from soak.ledger import Ledger
@@ -42,6 +43,15 @@ class Report:
     def all_recoveries(self) -> list[float]:
         return sorted(time for times in self.recoveries.values() for time in times)
 
+    @property
+    def longest_pause(self) -> tuple[float, list[str]]:
+        """The longest time between two commits of results, seconds, and the faults that began in it."""
+        committed = sorted(self.ledger.committed)
+        if len(committed) < 2:
+            return 0, []
+        seconds, begin = max((after - before, before) for before, after in pairwise(committed))
+        return seconds, [kind for at, kind in self.faults if begin <= at <= begin + seconds]
+
     def facts(self) -> dict[str, Any]:
         """Return all figures, as JSON has them."""
         counts, times = self.ledger.counts, self.all_recoveries
@@ -62,6 +72,8 @@ class Report:
                 kind: {name: _rank(times, share) for name, share in QUANTILES.items()}
                 for kind, times in self.recoveries.items()
             },
+            "longest_pause_seconds": round(self.longest_pause[0], 3),
+            "faults_in_longest_pause": self.longest_pause[1],
             "client_errors": dict(sorted(self.ledger.errors.items())),
             "restarts": dict(sorted(self.restarts.items())),
             "attempts": dict(self.attempts),
@@ -82,6 +94,7 @@ class Report:
             f"| lost, doubled, wrong | {facts['lost']}, {facts['doubled']}, {facts['wrong']} |",
             f"| faults survived | {facts['faults']} |",
             f"| from a fault to the next committed result | p50 {_time(recovery['p50'])}, p99 {_time(recovery['p99'])}, longest {_time(recovery['max'])} |",
+            f"| longest time without a committed result | {facts['longest_pause_seconds']:.1f} s ({', '.join(facts['faults_in_longest_pause']) or 'no fault began in it'}) |",
             f"| errors that clients saw and got over | {_listed(facts['client_errors'])} |",
             f"| processes started again, by exit status | {_listed(facts['restarts'])} |",
             f"| leases ended as | {_listed(facts['attempts'])} |",
