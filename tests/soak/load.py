@@ -60,7 +60,7 @@ class Program:
         self.tenant = tenant
         # Daemon: a soak that fails must not wait for it.
         self.thread = threading.Thread(target=self._run, name=f"program {seed}", daemon=True)
-        self._work, self._ledger, self._random = work, work.ledger, random.Random(seed)
+        self._work, self.ledger, self._random = work, work.ledger, random.Random(seed)
         self._sdks = [OpenAI(base_url=url, api_key=key, max_retries=0, timeout=30) for url in work.base_urls]
         self._next: Iterator[OpenAI] = itertools.cycle(self._sdks)
 
@@ -69,7 +69,7 @@ class Program:
             while not self._work.is_over.wait(self._random.uniform(0, 1)):
                 self._one_batch()
         except Exception as error:  # noqa: BLE001  whatever it is, it is no answer that a client should get
-            self._ledger.accuse("wrong", f"{self.thread.name}: {type(error).__name__}: {error}")
+            self.ledger.accuse("wrong", f"{self.thread.name}: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         for sdk in self._sdks:
@@ -109,7 +109,7 @@ class Program:
             try:
                 return call(next(self._next))
             except (APIConnectionError, InternalServerError) as error:
-                self._ledger.saw(_name(error))
+                self.ledger.saw(_name(error))
                 if self._work.is_hopeless.wait(0.2):
                     raise
 
@@ -118,54 +118,67 @@ class Program:
         file = self.patiently(
             lambda sdk: sdk.files.create(file=("rows.jsonl", data), purpose="batch", extra_headers=keys[0])
         )
-        self._ledger.acknowledged[file.id] = data
+        self.ledger.acknowledged[file.id] = data
         batch = self.patiently(
             lambda sdk: sdk.batches.create(
                 input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", extra_headers=keys[1]
             )
         )
-        with self._ledger.lock:
-            self._ledger.batches.setdefault(self.tenant, set()).add(batch.id)
-        self._ledger.count("batches")
+        with self.ledger.lock:
+            self.ledger.batches.setdefault(self.tenant, set()).add(batch.id)
+        self.ledger.count("batches")
         return batch
 
     def _cancel(self, batch_id: str) -> None:
         try:
             self.patiently(lambda sdk: sdk.batches.cancel(batch_id))
         except ConflictError:
-            self._ledger.count("cancelled too late")
+            self.ledger.count("cancelled too late")
 
     def _wait(self, batch_id: str) -> Batch | None:
         """Return the batch when it has ended; None if nobody waits any longer."""
         while not self._work.is_hopeless.wait(POLL_SECONDS):
             batch = self.patiently(lambda sdk: sdk.batches.retrieve(batch_id))
-            self._ledger.open[batch_id] = batch.status
+            self.ledger.open[batch_id] = batch.status
             if batch.status in TERMINAL:
-                del self._ledger.open[batch_id]
+                del self.ledger.open[batch_id]
                 return batch
         return None
 
     def _check(self, asked: dict[str, str], batch: Batch, *, may_be_cancelled: bool) -> None:
         succeeded, failed = self._rows(batch.output_file_id), self._rows(batch.error_file_id)
-        self._ledger.count("rows", len(asked))
-        self._ledger.count(f"batches {batch.status}")
-        self._check_ids(batch.id, asked, [row["custom_id"] for row in succeeded + failed])
+        self.ledger.count("rows", len(asked))
+        self.ledger.count(f"batches {batch.status}")
+        self.judge(asked, batch, succeeded, failed, may_be_cancelled=may_be_cancelled)
+
+    def judge(
+        self,
+        asked: dict[str, str],
+        batch: Batch,
+        succeeded: list[dict[str, Any]],
+        failed: list[dict[str, Any]],
+        *,
+        may_be_cancelled: bool = False,
+    ) -> None:
+        """Note in the ledger what a batch that has ended should not have come to."""
+        rows = succeeded + failed
+        self._check_ids(batch.id, asked, [row["custom_id"] for row in rows])
         if batch.status != "completed" and not (may_be_cancelled and batch.status == "cancelled"):
-            self._ledger.accuse("wrong", f"{batch.id} ended as {batch.status}")
+            self.ledger.accuse("wrong", f"{batch.id} ended as {batch.status}")
         counts = batch.request_counts
         if not counts or (counts.total, counts.completed, counts.failed) != (len(asked), len(succeeded), len(failed)):
-            self._ledger.accuse("wrong", f"{batch.id} counts {counts}, and has {len(succeeded)} and {len(failed)} rows")
-        for row in succeeded + failed:
+            self.ledger.accuse("wrong", f"{batch.id} counts {counts}, and has {len(succeeded)} and {len(failed)} rows")
+        for row in rows:
             self._check_row(batch, row, asked.get(row["custom_id"], ""))
 
     def _check_ids(self, batch_id: str, asked: dict[str, str], got: list[str]) -> None:
         times = Counter(got)
         if lost := len(asked.keys() - times.keys()):
-            self._ledger.accuse("lost", f"{lost} requests of {batch_id}", lost)
+            self.ledger.accuse("lost", f"{lost} requests of {batch_id}", lost)
         if doubled := sum(times.values()) - len(times):
-            self._ledger.accuse("doubled", f"{doubled} requests of {batch_id}", doubled)
+            self.ledger.accuse("doubled", f"{doubled} requests of {batch_id}", doubled)
         if foreign := times.keys() - asked.keys():
-            self._ledger.accuse("wrong", f"{batch_id} has what it was not asked for: {foreign}")
+            self.ledger.accuse("wrong", f"{batch_id} has what it was not asked for: {foreign}")
 
     def _check_row(self, batch: Batch, row: dict[str, Any], prompt: str) -> None:
         answer = _answer(row)
@@ -174,27 +187,27 @@ class Program:
             return
         if answer == "engine_crashed":
             # It was alone with two workers, one after the other, that were killed: nobody can tell it from a poison.
-            self._ledger.count("rows blamed")
+            self.ledger.count("rows blamed")
             return
-        self._ledger.accuse("wrong", f"{row['custom_id']} of {batch.id}: {answer} for {prompt}")
+        self.ledger.accuse("wrong", f"{row['custom_id']} of {batch.id}: {answer} for {prompt}")
 
     def _rows(self, file_id: str | None) -> list[dict[str, Any]]:
         if file_id is None:
             return []
         data = self.patiently(lambda sdk: sdk.files.content(file_id)).content
-        self._ledger.read(self.tenant, file_id, data)
+        self.ledger.read(self.tenant, file_id, data)
         return parse(data)
 
     def _clear(self, batch: Batch) -> None:
         """Note when results were committed, before some of the files go."""
-        self._ledger.committed += self._committed(batch.id)
+        self.ledger.committed += self._committed(batch.id)
         if self._random.random() < INPUT_DELETED:
             self._delete(batch.input_file_id)
-            del self._ledger.acknowledged[batch.input_file_id]
+            del self.ledger.acknowledged[batch.input_file_id]
         if self._random.random() < RESULTS_DELETED:
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 self._delete(file_id)
-                del self._ledger.downloaded[file_id]
+                del self.ledger.downloaded[file_id]
 
     def _committed(self, batch_id: str) -> list[float]:
         while True:
@@ -209,7 +222,7 @@ class Program:
         try:
             self.patiently(lambda sdk: sdk.files.delete(file_id))
         except NotFoundError:
-            self._ledger.count("deleted by a call that got no answer")
+            self.ledger.count("deleted by a call that got no answer")
 
 
 def _name(error: APIConnectionError | InternalServerError) -> str:
