@@ -56,7 +56,7 @@ test-vllm: $(READY) $(VLLM) ## Run the tests of the vLLM engine with the real vL
 	$(ON_CPU) PROMPTMILL_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM_PYTHON) $(RUN) pytest tests/vllm_service
 
 soak: $(READY) ## Do random harm for SECONDS (1800) as SEED says, under load, and see that nothing is lost or doubled
-	$(RUN) python tests/soak_run.py --seconds $(or $(SECONDS),1800) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+	$(RUN) python tests/soak_run.py --seconds $(or $(SECONDS),1800) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT)) $(if $(LOGS),--logs $(LOGS))
 
 conformance: $(READY) ## Look at the API with the stock SDKs of OpenAI and Anthropic, and write docs/conformance.md
 	$(RUN) python tests/conformance_run.py

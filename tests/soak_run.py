@@ -1,6 +1,6 @@
 """Runs a soak: tenants submit, read and check batches while an antagonist does harm, as its seed says.
 
-    make soak [SEED=1] [SECONDS=1800] [OUT=soak.json]
+    make soak [SEED=1] [SECONDS=1800] [OUT=soak.json] [LOGS=folder]
 
 The same seed makes the same faults in the same order; what they meet is up to the machine. Prints a report, and writes
 it to OUT as JSON. Exit status 1: something was lost, doubled or wrong; the logs are kept then.

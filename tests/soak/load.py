@@ -23,7 +23,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 Result = TypeVar("Result")
-PROGRAMS_A_TENANT = 3
+PROGRAMS_A_TENANT = 4
 ROWS = 50, 400
 POLL_SECONDS = 0.3
 # What a row asks for, and how often.
