@@ -45,8 +45,12 @@ class Report:
 
     @property
     def longest_pause(self) -> tuple[float, list[str]]:
-        """The longest time between two commits of results, seconds, and the faults that began in it."""
-        committed = sorted(self.ledger.committed)
+        """The longest time between two commits of results, seconds, and the faults that began in it.
+
+        Of the time of faults: afterwards a poison may be all that is left.
+        """
+        end = max((at for at, _ in self.faults), default=0)
+        committed = sorted(moment for moment in self.ledger.committed if moment <= end)
         if len(committed) < 2:
             return 0, []
         seconds, begin = max((after - before, before) for before, after in pairwise(committed))

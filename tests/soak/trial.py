@@ -24,9 +24,9 @@ from sqlalchemy import Engine, text
 from jobs import db
 
 TENANTS = "ada", "bea", "cyd"
-# I8: when faults have stopped, everything has ended within this time: a poison that was just sent is run seven times,
+# I8: when faults have stopped, everything has ended within this time: a poison that was just sent is run eight times,
 # each time until a lease has ended and a worker has started.
-SETTLE_SECONDS = 150
+SETTLE_SECONDS = 240
 UNSWEPT = text("SELECT count(*) FROM files WHERE deleted_at IS NOT NULL AND swept_at IS NULL")
 ENDS = text("SELECT coalesce(end_reason, 'open') AS reason, count(*) AS times FROM attempts GROUP BY 1 ORDER BY 1")
 
