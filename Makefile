@@ -12,7 +12,7 @@ CHECKPOINTS := $(CURDIR)/.venv-vllm/checkpoints
 ON_CPU := VLLM_TARGET_DEVICE=cpu VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 \
 	PROMPTMILL_TEST_CHECKPOINTS=$(CHECKPOINTS) PROMPTMILL_TEST_CHECKPOINT=$(CHECKPOINTS)/smollm2
 
-.PHONY: help setup demo up test test-unit test-vllm requirements conformance conformance-requirements check docs sbom fix \
+.PHONY: help setup demo up test test-unit test-vllm soak requirements conformance conformance-requirements check docs sbom fix \
 	previous bench clean
 
 help: ## List the targets
@@ -55,6 +55,9 @@ test-vllm: $(READY) $(VLLM) ## Run the tests of the vLLM engine with the real vL
 	$(ON_CPU) PROMPTMILL_TEST_ENGINE=vllm $(VLLM_PYTHON) -m pytest -c tests/vllm_engine/pytest.ini \
 		--confcutdir=tests/vllm_engine tests/engines/test_conformance.py tests/vllm_engine
 	$(ON_CPU) PROMPTMILL_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM_PYTHON) $(RUN) pytest tests/vllm_service
+
+soak: $(READY) ## Do random harm for SECONDS (1800) as SEED says, under load, and see that nothing is lost or doubled
+	$(RUN) python tests/soak_run.py --seconds $(or $(SECONDS),1800) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT)) $(if $(LOGS),--logs $(LOGS))
 
 conformance: $(READY) ## Look at the API with the stock SDKs of OpenAI and Anthropic, and write docs/conformance.md
 	$(RUN) python tests/conformance_run.py

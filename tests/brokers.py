@@ -2,9 +2,10 @@
 
 import base64
 import json
+import pickle
 import textwrap
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ QUEUE = "promptmill:shards.scripted"
 UNACKED, UNACKED_INDEX = "promptmill:unacked", "promptmill:unacked_index"
 # A worker that hears of shards through Redis or not at all.
 NO_POLLING = {"PROMPTMILL_WORKER__POLL_SECONDS": "86400"}
+# Stands in all that is no hint; in no log.
+CANARY = "CANARY"
 FOLLOWERS: Mapping[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
@@ -84,3 +87,49 @@ def envelope(content: bytes, headers: Mapping[str, Any] = {}, **changes: Any) ->
         },
         **{name.replace("_", "-"): value for name, value in changes.items()},
     }
+
+
+def poison(shard_id: str) -> list[bytes]:
+    """Return messages that would run the shard, or code, if they were taken for more than bytes."""
+    hint = body(shard_id)
+    after = {"task": "shards.run", "args": [shard_id], "kwargs": {}, "options": {}}
+    by_mark = [{"__type__": "datetime", "__value__": CANARY}, {"__type__": "uuid", "__value__": {"hex": CANARY}}]
+    envelopes = [
+        envelope(pickle.dumps(([shard_id], {CANARY: 1}, {})), content_type="application/x-python-serialize"),
+        envelope(pickle.dumps(([shard_id], {}, {})), content_encoding="binary"),
+        envelope(f"!!python/object/apply:os.system ['{CANARY}']".encode(), content_type="application/x-yaml"),
+        envelope(hint, {"task": f"{CANARY}.task"}),
+        envelope(hint, {"task": "celery.backend_cleanup"}),
+        *[envelope(body(mark)) for mark in by_mark],
+        envelope(body({"__type__": "decimal", "__value__": "1.5"})),
+        envelope(body({CANARY: shard_id})),
+        envelope(body(f"{shard_id}\x00")),
+        envelope(body(shard_id, {CANARY: 1})),
+        envelope(body(shard_id, followers={**FOLLOWERS, "chain": [after]})),
+        envelope(body(shard_id, followers={**FOLLOWERS, "callbacks": [after]})),
+        # Valid JSON of another kind once ended the worker, and was put back for the next one.
+        envelope(json.dumps(CANARY).encode()),
+        envelope(b'[["' + shard_id.encode()),
+        envelope(hint, {"eta": CANARY}),
+        envelope(hint, {"expires": "2000-01-01T00:00:00"}),
+        envelope(hint, {"compression": "application/x-gzip"}),
+        envelope(hint, {"id": f"{CANARY}\n{CANARY}"}),
+        envelope(hint, {"timelimit": [CANARY, 3]}),
+        envelope(hint, body=f"*{CANARY}"),
+        {**envelope(hint), "headers": None},
+        envelope(hint, properties={CANARY: 1}),
+    ]
+    no_json = [
+        json.dumps(envelope(hint)).encode()[:100],
+        pickle.dumps(CANARY),
+        json.dumps(by_mark[1]).encode(),
+        json.dumps([CANARY]).encode(),
+        b'{"CANARY":' + b"[" * 200_000,
+        b"",
+    ]
+    return [json.dumps(each).encode() for each in envelopes] + no_json
+
+
+def hints(shard_ids: Iterable[str]) -> list[bytes]:
+    """Return good hints of those shards, as Redis holds them."""
+    return [json.dumps(envelope(body(shard_id))).encode() for shard_id in shard_ids]

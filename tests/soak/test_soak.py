@@ -1,0 +1,18 @@
+"""F1 to F117, as chance has them: a short soak (`make soak` is a long one) loses nothing and doubles nothing."""
+
+import random
+from pathlib import Path
+
+import pytest
+from soak import trial
+
+SECONDS = 100
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_or_doubled_whatever_dies(tmp_path: Path) -> None:
+    report = trial.run(random.randrange(10**6), SECONDS, tmp_path)
+    print(report.page())
+    assert report.is_good, report.page()
+    assert len(report.faults) >= 10
+    assert report.ledger.counts["rows"] > 0
