@@ -167,8 +167,9 @@ _SHORTEN = text(
 
 
 def _split(connection: Connection, shard: Row[Any], rows: Sequence[_Row], last_line: int, *, suspect: bool) -> None:
-    """Make the requests behind `last_line` a shard of their own, if any of them is to be run; it goes on with
-    the tokens and the attempts of the whole.
+    """Make the requests behind `last_line` a shard of their own, if any of them is to be run.
+
+    It goes on with the tokens and the attempts of the whole.
     """
     behind = [row for row in rows if row.line_no > last_line]
     if all(row.is_error is not None for row in behind):

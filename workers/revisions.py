@@ -17,7 +17,7 @@ _EDGE_BYTES = 1_000_000
 
 
 def of(worker: Worker) -> str:
-    """Return the release of the engine, the model, and a digest of its files; of a name on a hub, its commit if that is set."""
+    """Return the release of the engine, the model, and a digest of its files; of a name on a hub, its commit."""
     model, *more = _sources(worker)
     digest = _digest(path for source in (model, *more) for path in _files(Path(source)))
     commit = worker.vllm.revision if worker.engine == "vllm" else None
