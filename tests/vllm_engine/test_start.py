@@ -1,9 +1,6 @@
 """A worker that cannot start says why in one line; and the processes of vLLM log nothing that clients sent."""
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,24 +38,6 @@ def test_an_argument_that_vllm_does_not_have_is_its_own_word(capsys: pytest.Capt
 
 def test_a_setting_that_the_model_does_not_allow_is_told() -> None:
     assert "1000000" in refusal(model=str(CHECKPOINTS / "smollm2"), context_tokens=1_000_000)
-
-
-def test_the_command_prints_the_reason_and_no_traceback(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "api", "worker"],
-        env={
-            **os.environ,
-            "PROMPTMILL_DATABASE_URL": "postgresql://127.0.0.1:1/none",
-            "PROMPTMILL_WORKER__ENGINE": "vllm",
-            "PROMPTMILL_WORKER__VLLM__MODEL": str(tmp_path / "nowhere"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1].startswith("promptmill: There is no checkpoint at ")
-    assert "Traceback" not in ran.stderr
 
 
 class Request(SimpleNamespace):

@@ -5,6 +5,7 @@ The API and the reconciler run in this environment, the workers in vLLM's own: `
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import services
 from clients import User, done
 from payloads import CHAT, jsonl, request
 from sqlalchemy import text
+
+from api.stack.program import promptmill
 
 PYTHON = os.environ.get("PROMPTMILL_TEST_VLLM_PYTHON", "")
 CHECKPOINTS = Path(os.environ.get("PROMPTMILL_TEST_CHECKPOINTS", ""))
@@ -138,6 +141,19 @@ def test_a_batch_mixes_a_model_and_its_adapter(stack: services.Stack, worker: li
     assert texts["smol"] != texts["smol-lora"]
 
 
+def test_a_worker_without_its_checkpoint_says_so_in_a_line(stack: services.Stack, tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [PYTHON, *promptmill("worker")[1:]],
+        env=stack.environment(PROMPTMILL_WORKER__VLLM__MODEL=str(tmp_path / "nowhere")),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("promptmill: There is no checkpoint at ")
+    assert "Traceback" not in ran.stderr
+
+
 def test_a_dead_engine_ends_the_worker_and_its_rows_run_again(
     stack: services.Stack, worker: list[services.Process]
 ) -> None:
@@ -154,7 +170,7 @@ def test_a_dead_engine_ends_the_worker_and_its_rows_run_again(
     engine = stack.engine()
     with engine.connect() as connection:
         words = text("SELECT end_reason FROM attempts JOIN shards ON id = shard_id WHERE batch_id = :batch_id")
-        assert "released" in set(connection.execute(words, {"batch_id": batch.id}).scalars())
+        assert "died" in set(connection.execute(words, {"batch_id": batch.id}).scalars())
     engine.dispose()
     user.sdk.batches.cancel(batch.id)
     assert user.wait(batch.id).status == "cancelled"
