@@ -1,0 +1,142 @@
+"""Runs of a preset against a server of a few lines: what is kept beside the output, and what changes under a run."""
+
+import email
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from client import tables
+from client.presets import prompts, runs, state, translate
+from client.presets.job import Job
+from jobs.errors import InvalidRequest
+
+
+class Server:
+    """Batches that are done when they are made: each answer is the prompt."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.cancelled: list[str] = []
+        self.refuses: Callable[[dict[str, Any]], httpx2.Response | None] = lambda _: None
+        self.on_download: Callable[[], object] = lambda: None
+        self.status = "completed"
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        answer: Any = None
+        match request.method, request.url.path.removeprefix("/v1/").split("/"):
+            case "POST", ["files"]:
+                return self._upload(request)
+            case "POST", ["batches"]:
+                return self._create(json.loads(request.content))
+            case "POST", ["batches", name, "cancel"] if name in self.batches:
+                self.cancelled.append(name)
+                answer = self.batches[name]
+            case "GET", ["batches", name]:
+                answer = self.batches.get(name)
+            case "GET", ["files", name, "content"] if name in self.files:
+                self.on_download()
+                return httpx2.Response(200, content=self.files[name])
+            case "GET", ["files", name] if name in self.files:
+                answer = {"id": name, "bytes": len(self.files[name])}
+        return httpx2.Response(200 if answer else 404, json=answer or {"error": {"message": "There is none."}})
+
+    def _upload(self, request: httpx2.Request) -> httpx2.Response:
+        head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+        parts = email.message_from_bytes(head + request.content).walk()
+        name = f"file-{len(self.files)}"
+        self.files[name] = next(part.get_payload(decode=True) for part in parts if part.get_filename())  # type: ignore[assignment]
+        return httpx2.Response(200, json={"id": name, "object": "file"})
+
+    def _create(self, asked: dict[str, Any]) -> httpx2.Response:
+        if (refused := self.refuses(asked)) is not None:
+            return refused
+        name = f"batch_{len(self.batches)}"
+        rows = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
+        self.files[f"{name}-output"] = b"".join(json.dumps(_answer(row)).encode() + b"\n" for row in rows)
+        counts = {"total": len(rows), "completed": len(rows), "failed": 0}
+        self.batches[name] = {
+            "id": name,
+            "status": self.status,
+            "output_file_id": f"{name}-output",
+            "request_counts": counts,
+        }
+        return httpx2.Response(200, json=self.batches[name])
+
+
+def _answer(row: dict[str, Any]) -> dict[str, Any]:
+    message = {"content": row["body"]["messages"][0]["content"]}
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    return {"custom_id": row["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def sdk(server: Server) -> Iterator[OpenAI]:
+    with (
+        httpx2.Client(transport=httpx2.MockTransport(server)) as client,
+        OpenAI(base_url="http://server/v1", api_key="k", http_client=client, max_retries=0) as made,
+    ):
+        yield made
+
+
+def run(sdk: OpenAI, source: Path, out: Path, remembered: state.State | None = None) -> runs.Outcome:
+    table = tables.open_table(source)
+
+    def job(model: str) -> Job:
+        return translate.job(table, "text", ["de"], model=model, prompt=prompts.template("{{ text }}", "prompt"))
+
+    return runs.run(sdk, table, out, job, remembered or state.load(out) or state.new("m"), 2)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "a.csv"
+    path.write_text("text\none\ntwo\nthree\n")
+    return path
+
+
+@pytest.mark.parametrize("now", ["text\nthree\ntwo\none\n", "text\none\ntwo\nthree\nfour\n", "text\none\n"])
+@pytest.mark.parametrize("at_file", [1, 2])
+def test_a_table_that_changes_under_its_run_is_not_answered_for_other_rows(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path, now: str, at_file: int
+) -> None:
+    seen: list[int] = []
+
+    def change() -> None:
+        seen.append(1)
+        if len(seen) == at_file:
+            source.write_text(now)
+
+    server.on_download = change
+    out = tmp_path / "b.csv"
+    with pytest.raises(InvalidRequest, match="another input"):
+        run(sdk, source, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv.promptmill"]
+    # As it was, it goes on with the batches that it has.
+    source.write_text("text\none\ntwo\nthree\n")
+    assert run(sdk, source, out).batches == ["batch_0", "batch_1"]
+    assert out.read_text() == "text,text_de,error\none,one,\ntwo,two,\nthree,three,\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+
+
+def test_a_table_that_changes_while_its_batches_run_is_not_read(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path
+) -> None:
+    def change(asked: dict[str, Any]) -> None:
+        if len(server.batches) == 1:
+            source.write_text("text\nthree\ntwo\none\n")
+
+    server.refuses = change
+    with pytest.raises(InvalidRequest, match="another input"):
+        run(sdk, source, tmp_path / "b.csv")
+    assert not (tmp_path / "b.csv").exists()
