@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from openai import OpenAI
+from openai.types import Batch, BatchRequestCounts
 
-from client import tables
+from client import results, tables
 from client.presets import prompts, runs, state, translate
 from client.presets.job import Job
 from jobs.errors import InvalidRequest
@@ -140,3 +142,19 @@ def test_a_table_that_changes_while_its_batches_run_is_not_read(
     with pytest.raises(InvalidRequest, match="another input"):
         run(sdk, source, tmp_path / "b.csv")
     assert not (tmp_path / "b.csv").exists()
+
+
+ENDED = Batch.construct(
+    id="batch_0", error_file_id="errors", request_counts=BatchRequestCounts(total=3, completed=0, failed=3)
+)
+
+
+def test_failures_are_counted_whatever_their_words_hold(sdk: OpenAI, server: Server) -> None:
+    words = "odd\u2028words\u2029of\u0085a model"
+    lines = [{"custom_id": "a", "error": {"code": code, "message": words}} for code in ("rejected", "rejected", "x")]
+    server.files["errors"] = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    assert results.failure_codes(sdk, ENDED) == {"rejected": 2, "x": 1}
+
+
+def test_an_error_file_that_is_deleted_has_no_codes(sdk: OpenAI) -> None:
+    assert results.failure_codes(sdk, ENDED) == {}
