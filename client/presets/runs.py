@@ -1,17 +1,16 @@
 """Runs a preset: render, submit, watch, download, write. The same call again goes on where the last one ended."""
 
 import hashlib
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import msgspec
-from openai import OpenAI
+from openai import NotFoundError, OpenAI
 from openai.types import Batch
 
 from client import batches, downloads, results, show, tables, watching, writing
@@ -21,7 +20,7 @@ from client.presets.parts import Part
 from client.presets.state import PartState, State
 from client.results import Results
 from client.tables import Table
-from jobs.errors import InvalidRequest
+from jobs.errors import ConfigurationError, InvalidRequest
 from jobs.settings import Limits
 from jobs.states import TERMINAL
 
@@ -52,6 +51,8 @@ def run(
 ) -> Outcome:
     """Write `out`: the table, and the columns of the job. What the run kept beside it is gone afterwards.
 
+    The caller holds the lock of the output (`state.locked`).
+
     Args:
         sdk: the server.
         table: what is read.
@@ -73,7 +74,7 @@ def run(
         ended, _ = watching.watch(sdk, [each.batch for each in submitted], show.err)
         submitted = [Submitted(each.part, batch) for each, batch in zip(submitted, ended, strict=True)]
     outcome = _write(sdk, table, digest, job, out, submitted)
-    shutil.rmtree(state.folder(out))
+    state.forget(out)
     return outcome
 
 
@@ -163,12 +164,21 @@ def _refused(batch: Batch) -> InvalidRequest:
 
 
 def restart(sdk: OpenAI, out: Path) -> None:
-    """Forget the interrupted run for an output; its batches are cancelled."""
-    remembered = state.load(out)
-    for part in remembered.parts if remembered else ():
-        if part.batch is not None and sdk.batches.retrieve(part.batch).status not in TERMINAL:
-            sdk.batches.cancel(part.batch)
-    shutil.rmtree(state.folder(out), ignore_errors=True)
+    """Forget the interrupted run for an output; its batches are cancelled. The caller holds the lock of the output."""
+    # A state that cannot be read names no batches.
+    with suppress(ConfigurationError):
+        remembered = state.load(out)
+        for part in remembered.parts if remembered else ():
+            if part.batch is not None:
+                _cancel(sdk, part.batch)
+    state.forget(out)
+
+
+def _cancel(sdk: OpenAI, batch_id: str) -> None:
+    """Cancel a batch that has not ended. One that the server does not know is another server's, or gone."""
+    with suppress(NotFoundError):
+        if sdk.batches.retrieve(batch_id).status not in TERMINAL:
+            sdk.batches.cancel(batch_id)
 
 
 def _write(sdk: OpenAI, table: Table, digest: str, job: Job, out: Path, submitted: list[Submitted]) -> Outcome:

@@ -91,13 +91,14 @@ def sdk(server: Server) -> Iterator[OpenAI]:
         yield made
 
 
-def run(sdk: OpenAI, source: Path, out: Path, remembered: state.State | None = None) -> runs.Outcome:
+def run(sdk: OpenAI, source: Path, out: Path) -> runs.Outcome:
     table = tables.open_table(source)
 
     def job(model: str) -> Job:
         return translate.job(table, "text", ["de"], model=model, prompt=prompts.template("{{ text }}", "prompt"))
 
-    return runs.run(sdk, table, out, job, remembered or state.load(out) or state.new("m"), 2)
+    with state.locked(out):
+        return runs.run(sdk, table, out, job, state.load(out) or state.new("m"), 2)
 
 
 @pytest.fixture
@@ -142,6 +143,35 @@ def test_a_table_that_changes_while_its_batches_run_is_not_read(
     with pytest.raises(InvalidRequest, match="another input"):
         run(sdk, source, tmp_path / "b.csv")
     assert not (tmp_path / "b.csv").exists()
+
+
+@pytest.mark.parametrize("damage", [None, b"{", b'{"run": "\xff"}'])
+def test_a_restart_forgets_a_run_whatever_is_left_of_it(
+    sdk: OpenAI, server: Server, tmp_path: Path, damage: bytes | None
+) -> None:
+    out = tmp_path / "b.csv"
+    made = [state.PartState("x", "batch_gone"), state.PartState("y", "batch_0"), state.PartState("z")]
+    server.batches["batch_0"] = {"id": "batch_0", "status": "in_progress"}
+    state.save(out, state.State("run", "m", made))
+    if damage is not None:
+        (state.folder(out) / "state.json").write_bytes(damage)
+    with state.locked(out):
+        runs.restart(sdk, out)
+        assert state.load(out) is None
+    assert server.cancelled == ([] if damage else ["batch_0"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_output_has_one_run_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "b.csv"
+    with state.locked(out):
+        with pytest.raises(InvalidRequest, match="is under way"), state.locked(out):
+            pass
+        state.save(out, state.new("m"))
+    with state.locked(out):
+        assert state.load(out), "what is remembered stays"
+        state.forget(out)
+    assert list(tmp_path.iterdir()) == []
 
 
 ENDED = Batch.construct(
