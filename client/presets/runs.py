@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import msgspec
-from openai import NotFoundError, OpenAI
+from openai import APIStatusError, NotFoundError, OpenAI
 from openai.types import Batch
 
 from client import batches, downloads, results, show, tables, watching, writing
@@ -25,6 +25,8 @@ from jobs.settings import Limits
 from jobs.states import TERMINAL
 
 MAX_SHOWN_PROBLEMS = 3
+# Asked again the same way, the server says the same. A key or a quota may be another by then.
+REFUSALS = (400, 404, 413, 422)
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,28 @@ def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> Batch:
         return sdk.batches.retrieve(own.batch)
     state.save(out, remembered)
     key = f"promptmill-{remembered.run}-{own.attempt}-{part.sha256}"
-    batch = batches.submit(sdk, part.path, CHAT, metadata={"made_by": "promptmill", "out": out.name[:512]}, key=key)
+    try:
+        batch = batches.submit(sdk, part.path, CHAT, metadata={"made_by": "promptmill", "out": out.name[:512]}, key=key)
+    except APIStatusError as error:
+        if error.status_code in REFUSALS:
+            _forget_if_nothing_runs(out, remembered)
+        raise
     if batch.status == "failed":
         # Nothing ran. The next run asks for another batch: a worker may be there by then.
         own.attempt += 1
         state.save(out, remembered)
+        _forget_if_nothing_runs(out, remembered)
         raise _refused(batch)
     own.batch = batch.id
     state.save(out, remembered)
     show.note(f"{batch.id}: {part.requests} requests")
     return batch
+
+
+def _forget_if_nothing_runs(out: Path, remembered: State) -> None:
+    """Let the corrected command begin anew, which would be other options for a run that goes on."""
+    if all(part.batch is None for part in remembered.parts):
+        state.forget(out)
 
 
 def _changed(out: Path) -> InvalidRequest:

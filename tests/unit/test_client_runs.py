@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from openai.types import Batch, BatchRequestCounts
 
 from client import results, tables
@@ -25,9 +25,9 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.cancelled: list[str] = []
-        self.refuses: Callable[[dict[str, Any]], httpx2.Response | None] = lambda _: None
+        self.refusal: httpx2.Response | None = None
+        self.on_create: Callable[[], object] = lambda: None
         self.on_download: Callable[[], object] = lambda: None
-        self.status = "completed"
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         answer: Any = None
@@ -56,15 +56,16 @@ class Server:
         return httpx2.Response(200, json={"id": name, "object": "file"})
 
     def _create(self, asked: dict[str, Any]) -> httpx2.Response:
-        if (refused := self.refuses(asked)) is not None:
-            return refused
+        self.on_create()
+        if self.refusal:
+            return self.refusal
         name = f"batch_{len(self.batches)}"
         rows = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
         self.files[f"{name}-output"] = b"".join(json.dumps(_answer(row)).encode() + b"\n" for row in rows)
         counts = {"total": len(rows), "completed": len(rows), "failed": 0}
         self.batches[name] = {
             "id": name,
-            "status": self.status,
+            "status": "completed",
             "output_file_id": f"{name}-output",
             "request_counts": counts,
         }
@@ -135,11 +136,11 @@ def test_a_table_that_changes_under_its_run_is_not_answered_for_other_rows(
 def test_a_table_that_changes_while_its_batches_run_is_not_read(
     sdk: OpenAI, server: Server, source: Path, tmp_path: Path
 ) -> None:
-    def change(asked: dict[str, Any]) -> None:
+    def change() -> None:
         if len(server.batches) == 1:
             source.write_text("text\nthree\ntwo\none\n")
 
-    server.refuses = change
+    server.on_create = change
     with pytest.raises(InvalidRequest, match="another input"):
         run(sdk, source, tmp_path / "b.csv")
     assert not (tmp_path / "b.csv").exists()
@@ -160,6 +161,37 @@ def test_a_restart_forgets_a_run_whatever_is_left_of_it(
         assert state.load(out) is None
     assert server.cancelled == ([] if damage else ["batch_0"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_refusal_the_corrected_command_begins_anew(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "b.csv"
+    failed: dict[str, Any] = {"id": "batch_x", "status": "failed"}
+    for status, answer in ((400, {"error": {"message": "No."}}), (200, failed)):
+        server.refusal = httpx2.Response(status, json=answer)
+        with pytest.raises((BadRequestError, InvalidRequest)):
+            run(sdk, source, out)
+        assert list(tmp_path.iterdir()) == [source]
+        source.write_text("text\nother\n")
+    server.refusal = None
+    assert run(sdk, source, out).rows == 1
+
+
+def test_after_a_refusal_batches_that_run_are_remembered(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "b.csv"
+
+    def refuse() -> None:
+        if server.batches:
+            server.refusal = httpx2.Response(400, json={"error": {"message": "No."}})
+
+    server.on_create = refuse
+    with pytest.raises(BadRequestError):
+        run(sdk, source, out)
+    server.refusal, server.on_create = None, lambda: None
+    assert run(sdk, source, out).batches == ["batch_0", "batch_1"]
 
 
 def test_one_output_has_one_run_at_a_time(tmp_path: Path) -> None:
