@@ -195,7 +195,8 @@ def estimate(
         typer.Option(exists=True, help="A tokenizer.json, or its folder. Else the profile's, if it is here."),
     ] = None,
     answer_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Expected tokens of an answer. The most that each request allows.")
+        int | None,
+        typer.Option(min=1, help="Expected tokens of an answer. Else the most that each request allows."),
     ] = None,
     json: Json = False,
 ) -> None:
