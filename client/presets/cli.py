@@ -146,7 +146,7 @@ def _run(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> 
     from client import config, server, writing
     from client.presets import state
 
-    writing.check_out(options.out)
+    writing.check_out(options.out, table.columns)
     asked = config.find(options.base_url, options.api_key)
     with server.connected(asked) as impatient:
         # Says at once that nobody answers, or that the key is wrong.

@@ -12,7 +12,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from openai.types import Batch, BatchRequestCounts
 
-from client import results, tables
+from client import joining, results, tables
 from client.presets import prompts, runs, state, translate
 from client.presets.job import Job
 from jobs.errors import InvalidRequest
@@ -206,6 +206,7 @@ def test_one_output_has_one_run_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+REQUEST = {"custom_id": "row-1", "body": {"messages": [{"content": "hello"}]}}
 ENDED = Batch.construct(
     id="batch_0", error_file_id="errors", request_counts=BatchRequestCounts(total=3, completed=0, failed=3)
 )
@@ -220,3 +221,28 @@ def test_failures_are_counted_whatever_their_words_hold(sdk: OpenAI, server: Ser
 
 def test_an_error_file_that_is_deleted_has_no_codes(sdk: OpenAI) -> None:
     assert results.failure_codes(sdk, ENDED) == {}
+
+
+def joined(sdk: OpenAI, source: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
+    batch = sdk.batches.retrieve("batch_0")
+    table = tables.open_table(source, encoding="cp1252", delimiter="|")
+    return joining.download_joined(sdk, batch, table, "name", out, force=force, partial=False)
+
+
+def test_a_join_reads_a_table_as_it_is_told_and_writes_over_nothing(
+    sdk: OpenAI, server: Server, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_bytes("name|gr\xf6\xdfe\nrow-1|5\n".encode("cp1252"))
+    server.files["out"] = msgspec.json.encode(_answer(REQUEST)) + b"\n"
+    server.batches["batch_0"] = {"id": "batch_0", "status": "completed", "output_file_id": "out"}
+    joined(sdk, source, out)
+    made = "name|größe|answer|error\nrow-1|5|hello|\n"
+    assert out.read_text(encoding="utf-8") == made
+    with pytest.raises(InvalidRequest, match="is there already; --force"):
+        joined(sdk, source, out)
+    with pytest.raises(InvalidRequest, match="is the table that is read"):
+        joined(sdk, source, source, force=True)
+    out.write_text("old")
+    joined(sdk, source, out, force=True)
+    assert out.read_text(encoding="utf-8") == made

@@ -232,4 +232,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        writing.check_out(tmp_path / name)
+        writing.check_out(tmp_path / name, ["text"])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_repeated_names_are_refused_where_a_row_goes_by_them(tmp_path: Path, name: str) -> None:
+    writing.check_out(tmp_path / "a.csv", ["x", "text", "x"])
+    with pytest.raises(InvalidRequest, match="repeats: x"):
+        writing.check_out(tmp_path / name, ["x", "text", "x"])
