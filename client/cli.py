@@ -117,6 +117,11 @@ def download(
         Path | None, typer.Option(exists=True, dir_okay=False, help="The table that the requests came from.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="Of --join: the column that has the custom_id.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of --join: of text. UTF-8, or UTF-16 if it begins so.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Of --join: of CSV. A comma, or a semicolon if the header has only that.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Of --join: write over a file that is there.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Take what there is, before the batch has ended.")] = False,
     json: Json = False,
     base_url: BaseUrl = None,
@@ -132,9 +137,10 @@ def download(
         target = out or Path(f"{batch_id}.{'csv' if join else 'jsonl'}")
         batch = sdk.batches.retrieve(batch_id)
         if join is not None and key is not None:
-            from client import joining
+            from client import joining, tables
 
-            got = joining.download_joined(sdk, batch, join, key, target, partial=partial)
+            table = tables.open_table(join, encoding=encoding, delimiter=delimiter)
+            got = joining.download_joined(sdk, batch, table, key, target, force=force, partial=partial)
         else:
             got = batches.download(sdk, batch, target, errors, partial=partial)
     if json:
@@ -195,7 +201,8 @@ def estimate(
         typer.Option(exists=True, help="A tokenizer.json, or its folder. Else the profile's, if it is here."),
     ] = None,
     answer_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Expected tokens of an answer. The most that each request allows.")
+        int | None,
+        typer.Option(min=1, help="Expected tokens of an answer. Else the most that each request allows."),
     ] = None,
     json: Json = False,
 ) -> None:

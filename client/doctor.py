@@ -113,7 +113,8 @@ def _tables(connection: "psycopg.Connection[tuple[object, ...]]") -> Iterator[Fi
     have = connection.execute("SELECT max(version_num) FROM alembic_version").fetchone()
     newest = max((path.name[:4] for path in MIGRATIONS.glob("[0-9]*.py")), default=None)
     if have and newest and str(have[0]) != newest:
-        yield Finding("tables", "bad", f"at {have[0]}, the newest is {newest}", "Run `promptmill migrate`.")
+        mend = "Run `promptmill migrate`." if str(have[0]) < newest else "Update Promptmill here: its code is older."
+        yield Finding("tables", "bad", f"at {have[0]}, the newest known here is {newest}", mend)
         return
     yield Finding("tables", "ok", f"at {have and have[0]}")
     yield _engine(connection)
@@ -134,7 +135,8 @@ def _redis(url: str | None) -> Iterator[Finding]:
     try:
         with redis.Redis.from_url(url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS) as broker:
             broker.ping()
-            policy = broker.config_get("maxmemory-policy").get("maxmemory-policy")
+            # The configuration itself is for no process to read (api/stack/redis_users.py).
+            policy = broker.info("memory").get("maxmemory_policy")
     except redis.RedisError as error:
         mend = "Start it, or correct PROMPTMILL_REDIS_URL. Until then batches run, but start up to 10 s later."
         yield Finding("Redis", "bad", " ".join(str(error).split()), mend)

@@ -22,13 +22,15 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one file. Tokens of answers are the most that requests allow, unless a length was named."""
+    """Of one file. Tokens of answers are the most that requests allow; if a length was named, that many for each."""
 
     rows: int
     input_tokens: int
     answer_tokens: int
     rows_without_limit: int
-    """Requests that allow any length; they count in `answer_tokens` only if a length was named."""
+    """Requests that allow any length, and count for nothing in `answer_tokens`; none if a length was named."""
+    answer_tokens_named: bool
+    """Whether answers are as long as was named, or at most as long as requests allow."""
     counted_by: str
     rows_at_once: int | None
     """How many average rows fit into the GPU of the profile; None without a profile, or where that is not known."""
@@ -52,7 +54,7 @@ def make(path: Path, count: Count, counted_by: str, answer_tokens: int | None, w
     at_once = _rows_at_once(worker, prompts, answers, rows) if worker else None
     rate = worker.tokens_per_second if worker else None
     seconds = answers / rate if rate and not unlimited else None
-    return Estimate(rows, prompts, answers, unlimited, counted_by, at_once, seconds)
+    return Estimate(rows, prompts, answers, unlimited, answer_tokens is not None, counted_by, at_once, seconds)
 
 
 def _bodies(path: Path) -> Iterator[dict[str, Any]]:
@@ -62,12 +64,18 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 body = _decode(line.removeprefix(b"\xef\xbb\xbf"))["body"]
-            except (msgspec.MsgspecError, KeyError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
                 body = None
             if not isinstance(body, dict):
                 message = f"{path}, line {number} is no request: `promptmill validate` says why."
                 raise InvalidRequest(message)
+            if wrong := next((name for name in (*ANSWER_LIMITS, "n") if not _is_count(body.get(name))), None):
+                raise InvalidRequest(f"{path}, line {number}: {wrong} is no whole number.")
             yield body
+
+
+def _is_count(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _prompt_tokens(body: dict[str, Any], count: Count) -> int:

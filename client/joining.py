@@ -9,30 +9,36 @@ from openai.types import Batch
 
 from client import batches, results, tables, writing
 from client.results import Results
+from client.tables import Table
 from jobs.errors import InvalidRequest
 
 ANSWER, ERROR = "answer", "error"
 
 
-def download_joined(sdk: OpenAI, batch: Batch, source: Path, key: str, out: Path, *, partial: bool) -> dict[str, Any]:
+def download_joined(
+    sdk: OpenAI, batch: Batch, table: Table, key: str, out: Path, *, force: bool, partial: bool
+) -> dict[str, Any]:
     """Write the table with a column for the answers and one for what went wrong; return where it is.
 
     Args:
         sdk: the server.
         batch: whose results.
-        source: the table.
+        table: what is read.
         key: its column that has the `custom_id` of each row.
         out: where the table goes.
+        force: write over a file that is there.
         partial: take what there is while the batch runs.
 
     Raises:
-        InvalidRequest: the table has no such column, or the batch has no results yet.
+        InvalidRequest: the table has no such column or would be written over, a file is there already, or the batch
+            has no results yet.
     """
-    writing.check_out(out)
-    table = tables.open_table(source)
+    writing.check_out(out, table.columns)
     if key not in table.columns:
-        message = f"{source} has no column {key}, it has: {', '.join(table.columns)}."
+        message = f"{table.path} has no column {key}, it has: {', '.join(table.columns)}."
         raise InvalidRequest(message)
+    if out.exists():
+        _require_leave(table, out, force=force)
     with TemporaryDirectory(prefix=".promptmill-", dir=out.absolute().parent) as folder:
         raw = Path(folder) / "results.jsonl"
         got = batches.download(sdk, batch, raw, None, partial=partial)
@@ -42,7 +48,16 @@ def download_joined(sdk: OpenAI, batch: Batch, source: Path, key: str, out: Path
     return {"batch": batch.id, "table": str(out)}
 
 
-def _write(table: tables.Table, place: int, out: Path, found: Results) -> None:
+def _require_leave(table: Table, out: Path, *, force: bool) -> None:
+    if out.samefile(table.path):
+        message = f"{out} is the table that is read: name another one with --out."
+        raise InvalidRequest(message)
+    if not force:
+        message = f"{out} is there already; --force writes over it."
+        raise InvalidRequest(message)
+
+
+def _write(table: Table, place: int, out: Path, found: Results) -> None:
     def values(_: int, row: list[Any]) -> list[Any]:
         line = found.find(tables.cell_text(row[place]))
         problem = results.failure(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-from openai import OpenAI
+from openai import NotFoundError, OpenAI
 from openai.types import Batch
 
 
@@ -96,9 +96,21 @@ def output_file(batch: Batch) -> str:
 
 
 def failure_codes(sdk: OpenAI, batch: Batch) -> Counter[str]:
-    """Count the failed requests of a batch by their codes, those that are committed so far."""
+    """Count the failed requests of a batch by their codes, as far as they are committed; none of a deleted file."""
     if not batch.request_counts or not batch.request_counts.failed:
         return Counter()
-    with sdk.files.with_streaming_response.content(batch.error_file_id or error_file(batch)) as response:
-        found = (failure(_decode(line)) for line in response.iter_lines() if line)
-        return Counter(each.code for each in found if each)
+    try:
+        with sdk.files.with_streaming_response.content(batch.error_file_id or error_file(batch)) as response:
+            found = (failure(_decode(line)) for line in _lines(response.iter_bytes()) if line)
+            return Counter(each.code for each in found if each)
+    except NotFoundError:
+        return Counter()
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what line feeds end. `iter_lines` breaks lines at U+2028 too, which JSON has in its strings."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    yield rest

@@ -125,7 +125,7 @@ def estimate(made: "Estimate", profile: str | None) -> None:
         {
             "rows": f"{made.rows:,}",
             "tokens in": f"{made.input_tokens:,} (counted by {made.counted_by}; images are not counted)",
-            "tokens out": f"{made.answer_tokens:,} at most"
+            "tokens out": f"{made.answer_tokens:,} {'expected' if made.answer_tokens_named else 'at most'}"
             + (f", and {made.rows_without_limit:,} rows without a limit" if made.rows_without_limit else ""),
             "rows at once": made.rows_at_once,
             "time": None if profile is None else _time(made, profile),

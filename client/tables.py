@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -87,7 +87,7 @@ def open_table(path: Path, *, encoding: str | None = None, delimiter: str | None
         delimiter: of CSV; None for a comma, or a semicolon if the header has that and no comma.
 
     Raises:
-        InvalidRequest: it cannot be read; the message names the line.
+        InvalidRequest: it cannot be read, the message names the line; or there is no such encoding or delimiter.
     """
     kind = kind_of(path)
     if kind == "parquet":
@@ -98,6 +98,9 @@ def open_table(path: Path, *, encoding: str | None = None, delimiter: str | None
     if kind == "text":
         return Table(path, kind, [TEXT_COLUMN], found, has_bom=has_bom)
     mark = delimiter or ("\t" if kind == "tsv" else _delimiter(path, found))
+    if len(mark) != 1 or mark in '\r\n" ':
+        message = f"--delimiter {mark}: it is one character, and no quotation mark, space or line end."
+        raise InvalidRequest(message)
     table = Table(path, kind, [], found, mark, has_bom)
     header = next(_csv_rows(table), None)
     if header is None:
@@ -131,26 +134,31 @@ def _parquet_blocks(table: Table) -> Iterator[Block]:
 
 
 def _encoding(path: Path, named: str | None) -> tuple[str, bool]:
+    """Return the encoding of a file, by which a byte order mark is no part of its text, and whether it has one."""
+    name = _known(named) if named else None
     with path.open("rb") as file:
         begin = file.read(4)
     if begin.startswith(codecs.BOM_UTF8):
-        return named or "utf-8-sig", True
+        return "utf-8-sig" if name in (None, "utf-8") else str(named), True
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return named or "utf-16", True
+        return "utf-16" if name in (None, "utf-16-le", "utf-16-be") else str(named), True
     return named or "utf-8", False
 
 
+def _known(encoding: str) -> str:
+    """Return the usual name of an encoding of text."""
+    try:
+        # Unlike a look-up, this refuses what encodes bytes, like base64.
+        "".encode(encoding)
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError) as error:
+        raise InvalidRequest(f"--encoding {encoding}: {error}") from None
+
+
 def _delimiter(path: Path, encoding: str) -> str:
-    with _opened(path, encoding) as file:
+    with path.open(encoding=encoding, newline="") as file:
         header = _or_bad_line(path, encoding, file.readline)
     return ";" if ";" in header and "," not in header else ","
-
-
-def _opened(path: Path, encoding: str) -> TextIO:
-    try:
-        return path.open(encoding=encoding, newline="")
-    except LookupError as error:
-        raise InvalidRequest(f"--encoding {encoding}: {error}") from None
 
 
 def _or_bad_line(path: Path, encoding: str, read: Any) -> Any:  # noqa: ANN401  what it reads
@@ -176,11 +184,13 @@ def _decodes(line: bytes, encoding: str) -> bool:
 
 
 def _csv_rows(table: Table) -> Iterator[list[str]]:
-    """Yield header and rows; blank lines are none."""
+    """Yield header and rows. A blank line is none; in a table of one column it is a row with an empty cell."""
     width = None
-    with _opened(table.path, table.encoding) as file:
+    with table.path.open(encoding=table.encoding, newline="") as file:
         reader = csv.reader(file, delimiter=table.delimiter, strict=True)
         while (row := _next_row(table, reader)) is not None:
+            if not row and width == 1:
+                row = [""]
             if not row:
                 continue
             width = width or len(row)

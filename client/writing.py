@@ -3,7 +3,8 @@
 import codecs
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,17 +32,22 @@ def neutral(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA) and not _NUMBER.fullmatch(cell) else cell
 
 
-def check_out(path: Path) -> None:
-    """Make sure that a table can be written there.
+def check_out(path: Path, columns: Sequence[str]) -> None:
+    """Make sure that a table with these columns can be written there.
 
     Raises:
         InvalidRequest: it cannot; the message says why.
     """
-    if tables.kind_of(path) == "text":
+    kind = tables.kind_of(path)
+    if kind == "text":
         message = f"{path}: a table is written as .csv, .tsv, .jsonl or .parquet."
         raise InvalidRequest(message)
     if not path.absolute().parent.is_dir():
         message = f"There is no folder {path.absolute().parent}."
+        raise InvalidRequest(message)
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
+    if repeated and kind in ("jsonl", "parquet"):
+        message = f"{path}: each column needs a name of its own there, but the table repeats: {', '.join(repeated)}."
         raise InvalidRequest(message)
 
 

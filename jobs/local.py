@@ -31,10 +31,16 @@ def running_stack(home: Path) -> Address | None:
         address = Address(**json.loads(address_file(home).read_text()))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return None
-    # A stack that was killed leaves its file behind.
-    with (home / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return address
-    return None
+    return address if _is_locked(home / "lock") else None
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a stack holds its lock; one that was killed leaves its files behind. Others may look at the same time."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False

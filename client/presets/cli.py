@@ -10,6 +10,9 @@ import typer
 from client.cli import ApiKey, BaseUrl, Json
 
 if TYPE_CHECKING:
+    from openai import OpenAI
+
+    from client.config import Server
     from client.presets.job import Job
     from client.presets.runs import Outcome
     from client.presets.state import State
@@ -141,25 +144,35 @@ def _column(table: "Table", named: str | None) -> str:
 
 def _run(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> None:
     from client import config, server, writing
-    from client.presets import runs, state
+    from client.presets import state
 
-    writing.check_out(options.out)
+    writing.check_out(options.out, table.columns)
     asked = config.find(options.base_url, options.api_key)
     with server.connected(asked) as impatient:
         # Says at once that nobody answers, or that the key is wrong.
         impatient.models.list()
         sdk = impatient.with_options(max_retries=server.PATIENT_RETRIES)
-        if options.restart:
-            runs.restart(sdk, options.out)
-        remembered = _remembered(options)
-        if remembered is None:
-            remembered = state.new(options.model or server.default_model(sdk, asked))
-        try:
-            outcome = runs.run(sdk, table, options.out, make_job, remembered, options.rows_per_batch)
-        except KeyboardInterrupt:
-            _say_what_goes_on(options.out)
-            raise
+        with state.locked(options.out):
+            outcome = _run_alone(sdk, asked, table, options, make_job)
     _finish(outcome, json=options.json)
+
+
+def _run_alone(
+    sdk: "OpenAI", asked: "Server", table: "Table", options: Options, make_job: Callable[[str], "Job"]
+) -> "Outcome":
+    from client import server
+    from client.presets import runs, state
+
+    if options.restart:
+        runs.restart(sdk, options.out)
+    remembered = _remembered(options)
+    if remembered is None:
+        remembered = state.new(options.model or server.default_model(sdk, asked))
+    try:
+        return runs.run(sdk, table, options.out, make_job, remembered, options.rows_per_batch)
+    except KeyboardInterrupt:
+        _say_what_goes_on(options.out)
+        raise
 
 
 def _remembered(options: Options) -> "State | None":

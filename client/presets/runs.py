@@ -1,16 +1,16 @@
 """Runs a preset: render, submit, watch, download, write. The same call again goes on where the last one ended."""
 
-import shutil
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import msgspec
-from openai import OpenAI
+from openai import APIStatusError, NotFoundError, OpenAI
 from openai.types import Batch
 
 from client import batches, downloads, results, show, tables, watching, writing
@@ -20,11 +20,13 @@ from client.presets.parts import Part
 from client.presets.state import PartState, State
 from client.results import Results
 from client.tables import Table
-from jobs.errors import InvalidRequest
+from jobs.errors import ConfigurationError, InvalidRequest
 from jobs.settings import Limits
 from jobs.states import TERMINAL
 
 MAX_SHOWN_PROBLEMS = 3
+# Asked again the same way, the server says the same. A key or a quota may be another by then.
+REFUSALS = (400, 404, 413, 422)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def run(
 ) -> Outcome:
     """Write `out`: the table, and the columns of the job. What the run kept beside it is gone afterwards.
 
+    The caller holds the lock of the output (`state.locked`).
+
     Args:
         sdk: the server.
         table: what is read.
@@ -60,18 +64,25 @@ def run(
         rows_per_batch: most requests of a batch; None for what the Batch API allows.
 
     Raises:
-        InvalidRequest: the input is not as it was when the run began, or the server refuses the batch.
+        InvalidRequest: the input changed meanwhile or is not as it was when the run began, or the server refuses the
+            batch.
         PromptmillError: the server is away for too long.
     """
     job = make_job(remembered.model)
+    digest = _digest(table)
     state.save(out, remembered)
     submitted = _submit_all(sdk, table, job, out, remembered, rows_per_batch or Limits().max_requests)
     if submitted:
         ended, _ = watching.watch(sdk, [each.batch for each in submitted], show.err)
         submitted = [Submitted(each.part, batch) for each, batch in zip(submitted, ended, strict=True)]
-    outcome = _write(sdk, table, job, out, submitted)
-    shutil.rmtree(state.folder(out))
+    outcome = _write(sdk, table, digest, job, out, submitted)
+    state.forget(out)
     return outcome
+
+
+def _digest(table: Table) -> str:
+    with table.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def requests(table: Table, job: Job) -> Iterator[parts.Row]:
@@ -128,11 +139,17 @@ def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> Batch:
         return sdk.batches.retrieve(own.batch)
     state.save(out, remembered)
     key = f"promptmill-{remembered.run}-{own.attempt}-{part.sha256}"
-    batch = batches.submit(sdk, part.path, CHAT, metadata={"made_by": "promptmill", "out": out.name[:512]}, key=key)
+    try:
+        batch = batches.submit(sdk, part.path, CHAT, metadata={"made_by": "promptmill", "out": out.name[:512]}, key=key)
+    except APIStatusError as error:
+        if error.status_code in REFUSALS:
+            _forget_if_nothing_runs(out, remembered)
+        raise
     if batch.status == "failed":
         # Nothing ran. The next run asks for another batch: a worker may be there by then.
         own.attempt += 1
         state.save(out, remembered)
+        _forget_if_nothing_runs(out, remembered)
         raise _refused(batch)
     own.batch = batch.id
     state.save(out, remembered)
@@ -140,9 +157,15 @@ def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> Batch:
     return batch
 
 
+def _forget_if_nothing_runs(out: Path, remembered: State) -> None:
+    """Let the corrected command begin anew, which would be other options for a run that goes on."""
+    if all(part.batch is None for part in remembered.parts):
+        state.forget(out)
+
+
 def _changed(out: Path) -> InvalidRequest:
     message = (
-        f"The interrupted run for {out} had another input or other options. Use those, or --restart: its batches are "
+        f"The run for {out} had another input or other options when it began. Use those, or --restart: its batches are "
         "cancelled, and a new run begins."
     )
     return InvalidRequest(message)
@@ -155,19 +178,30 @@ def _refused(batch: Batch) -> InvalidRequest:
 
 
 def restart(sdk: OpenAI, out: Path) -> None:
-    """Forget the interrupted run for an output; its batches are cancelled."""
-    remembered = state.load(out)
-    for part in remembered.parts if remembered else ():
-        if part.batch is not None and sdk.batches.retrieve(part.batch).status not in TERMINAL:
-            sdk.batches.cancel(part.batch)
-    shutil.rmtree(state.folder(out), ignore_errors=True)
+    """Forget the interrupted run for an output; its batches are cancelled. The caller holds the lock of the output."""
+    # A state that cannot be read names no batches.
+    with suppress(ConfigurationError):
+        remembered = state.load(out)
+        for part in remembered.parts if remembered else ():
+            if part.batch is not None:
+                _cancel(sdk, part.batch)
+    state.forget(out)
 
 
-def _write(sdk: OpenAI, table: Table, job: Job, out: Path, submitted: list[Submitted]) -> Outcome:
+def _cancel(sdk: OpenAI, batch_id: str) -> None:
+    """Cancel a batch that has not ended. One that the server does not know is another server's, or gone."""
+    with suppress(NotFoundError):
+        if sdk.batches.retrieve(batch_id).status not in TERMINAL:
+            sdk.batches.cancel(batch_id)
+
+
+def _write(sdk: OpenAI, table: Table, digest: str, job: Job, out: Path, submitted: list[Submitted]) -> Outcome:
+    """Write the table that was rendered: one that changed meanwhile would get the answers of other rows."""
     codes: Counter[str] = Counter()
     rows = failed = 0
     place = table.columns.index(job.column)
-    with _Lookup(sdk, state.folder(out), submitted) as lookup:
+    _require_same(table, digest, out)
+    with _Lookup(sdk, out, submitted) as lookup:
 
         def values(number: int, row: list[Any]) -> list[Any]:
             nonlocal rows, failed
@@ -179,8 +213,20 @@ def _write(sdk: OpenAI, table: Table, job: Job, out: Path, submitted: list[Submi
             failed += any(each.failure for each in answers)
             return [*chain.from_iterable(each.values for each in answers), _errors(job, answers)]
 
-        writing.write(table, out, job.added, writing.fill(table, len(job.added), values))
+        filled = writing.fill(table, len(job.added), values)
+        writing.write(table, out, job.added, chain(filled, _then_require_same(table, digest, out)))
     return Outcome(str(out), rows, failed, dict(codes), [each.batch.id for each in submitted])
+
+
+def _require_same(table: Table, digest: str, out: Path) -> None:
+    if _digest(table) != digest:
+        raise _changed(out)
+
+
+def _then_require_same(table: Table, digest: str, out: Path) -> Iterator[NoReturn]:
+    """Yield nothing. What comes last among the blocks is looked at before the file is in its place."""
+    _require_same(table, digest, out)
+    yield from ()
 
 
 def _errors(job: Job, answers: list[Answer]) -> str | None:
@@ -195,8 +241,8 @@ def _errors(job: Job, answers: list[Answer]) -> str | None:
 class _Lookup:
     """Results by row, in order. One part's files are here at a time."""
 
-    def __init__(self, sdk: OpenAI, folder: Path, submitted: list[Submitted]) -> None:
-        self._sdk, self._folder, self._left = sdk, folder, iter(submitted)
+    def __init__(self, sdk: OpenAI, out: Path, submitted: list[Submitted]) -> None:
+        self._sdk, self._out, self._left = sdk, out, iter(submitted)
         self._last_row = 0
         self._closing = ExitStack()
         self._results: Results | None = None
@@ -210,7 +256,9 @@ class _Lookup:
     def find(self, row: int, name: str) -> dict[str, Any] | None:
         """Return the line of a request; rows may not go back."""
         while row > self._last_row:
-            self._open(next(self._left))
+            if (following := next(self._left, None)) is None:
+                raise _changed(self._out)
+            self._open(following)
         assert self._results
         return self._results.find(name)
 
@@ -218,7 +266,7 @@ class _Lookup:
         self._closing.close()
         paths = []
         for kind, file_id in batches.result_files(submitted.batch, partial=False).items():
-            paths.append(self._folder / f"{kind}-{submitted.part.number}.jsonl")
+            paths.append(state.folder(self._out) / f"{kind}-{submitted.part.number}.jsonl")
             if not paths[-1].exists():
                 downloads.fetch(self._sdk, file_id, paths[-1])
         self._results = self._closing.enter_context(results.opened(paths))

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from payloads import CHAT, COMPLETIONS, jsonl, numbered, request
 
 from client import checking, estimating
+from jobs.errors import InvalidRequest
 from jobs.settings import Limits
 
 
@@ -50,4 +52,20 @@ def test_an_estimate_counts_text_by_the_rule(tmp_path: Path) -> None:
     made = estimating.make(path, count, name, None, None)
     assert (made.rows, made.input_tokens) == (2, 10 + 2 + 2 * estimating.TOKENS_PER_TURN)
     assert (made.answer_tokens, made.rows_without_limit, made.seconds) == (10, 1, None)
-    assert estimating.make(path, count, name, 7, None).answer_tokens == 14
+    assert (made.answer_tokens_named, estimating.make(path, count, name, 7, None).answer_tokens) == (False, 14)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"body": "\xff"}', "is no request"),
+        (b'{"body": 1}', "is no request"),
+        (b'{"body": {"max_tokens": "ten"}}', "max_tokens is no whole number"),
+        (b'{"body": {"max_tokens": 5, "n": [2]}}', "n is no whole number"),
+    ],
+)
+def test_an_estimate_names_a_line_that_it_cannot_read(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(numbered(1) + line)
+    with pytest.raises(InvalidRequest, match=f"line 2:? {reason}"):
+        estimating.make(path, *estimating.counter(None, None), None, None)

@@ -34,6 +34,18 @@ def stack(home: Path) -> Iterator[None]:
         yield
 
 
+def test_a_look_at_a_stack_is_none_for_another_one(home: Path, stack: None) -> None:
+    lock = home / "data" / "lock"
+    assert local.running_stack(home / "data")
+    lock.unlink()
+    assert local.running_stack(home / "data") is None
+    assert not lock.exists(), "looking makes nothing"
+    lock.touch(0o400)
+    with lock.open() as other_look:
+        fcntl.flock(other_look, fcntl.LOCK_SH)
+        assert local.running_stack(home / "data") is None
+
+
 def write(home: Path, text: str) -> None:
     (home / "promptmill" / "config.toml").write_text(text)
 

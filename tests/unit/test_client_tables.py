@@ -43,6 +43,7 @@ def copied(table: tables.Table, out: Path) -> Path:
         ("a.csv", "text,text\nx,y\n", ["text", "text"], [["x", "y"]]),
         ("a.csv", "\ufefftext\r\nx\r\n", ["text"], [["x"]]),
         ("a.csv", "text\nä\n".encode("utf-16"), ["text"], [["ä"]]),
+        ("a.csv", "text\n\nx\n", ["text"], [[""], ["x"]]),
         ("a.TSV", "id\ttext\n1\ta,b\n", ["id", "text"], [["1", "a,b"]]),
         ("a.txt", "one\n\nthree", ["text"], [["one"], [""], ["three"]]),
         ("a.jsonl", '{"a": 1}\n\n{"b": [1], "a": null}\n', ["a", "b"], [[1, None], [None, [1]]]),
@@ -85,6 +86,25 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
     assert rows(made(tmp_path / "a.csv", content, encoding="latin-1")) == [["grün"]]
     with pytest.raises(InvalidRequest, match="--encoding latin-99"):
         made(tmp_path / "a.csv", content, encoding="latin-99")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
+@pytest.mark.parametrize("encoding", ["foo", "base64", "a\0"])
+def test_an_encoding_that_is_none_of_text_is_refused(tmp_path: Path, name: str, encoding: str) -> None:
+    with pytest.raises(InvalidRequest, match="--encoding"):
+        made(tmp_path / name, "text\nx\n", encoding=encoding)
+
+
+@pytest.mark.parametrize("delimiter", ["ab", "\n", '"', "\\t"])
+def test_a_delimiter_is_one_character(tmp_path: Path, delimiter: str) -> None:
+    with pytest.raises(InvalidRequest, match="--delimiter"):
+        made(tmp_path / "a.csv", "a,b\n", delimiter=delimiter)
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("utf-8-sig", "UTF8"), ("utf-16", "utf-16-le"), ("utf-16", "utf-16")])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, encoding: str, named: str) -> None:
+    table = made(tmp_path / "a.csv", "text\nä\n".encode(encoding), encoding=named)
+    assert (table.columns, table.has_bom, rows(table)) == (["text"], True, [["ä"]])
 
 
 @pytest.mark.parametrize(
@@ -212,4 +232,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        writing.check_out(tmp_path / name)
+        writing.check_out(tmp_path / name, ["text"])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_repeated_names_are_refused_where_a_row_goes_by_them(tmp_path: Path, name: str) -> None:
+    writing.check_out(tmp_path / "a.csv", ["x", "text", "x"])
+    with pytest.raises(InvalidRequest, match="repeats: x"):
+        writing.check_out(tmp_path / name, ["x", "text", "x"])

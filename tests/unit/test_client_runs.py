@@ -1,0 +1,248 @@
+"""Runs of a preset against a server of a few lines: what is kept beside the output, and what changes under a run."""
+
+import email
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from openai import BadRequestError, OpenAI
+from openai.types import Batch, BatchRequestCounts
+
+from client import joining, results, tables
+from client.presets import prompts, runs, state, translate
+from client.presets.job import Job
+from jobs.errors import InvalidRequest
+
+
+class Server:
+    """Batches that are done when they are made: each answer is the prompt."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.cancelled: list[str] = []
+        self.refusal: httpx2.Response | None = None
+        self.on_create: Callable[[], object] = lambda: None
+        self.on_download: Callable[[], object] = lambda: None
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        answer: Any = None
+        match request.method, request.url.path.removeprefix("/v1/").split("/"):
+            case "POST", ["files"]:
+                return self._upload(request)
+            case "POST", ["batches"]:
+                return self._create(json.loads(request.content))
+            case "POST", ["batches", name, "cancel"] if name in self.batches:
+                self.cancelled.append(name)
+                answer = self.batches[name]
+            case "GET", ["batches", name]:
+                answer = self.batches.get(name)
+            case "GET", ["files", name, "content"] if name in self.files:
+                self.on_download()
+                return httpx2.Response(200, content=self.files[name])
+            case "GET", ["files", name] if name in self.files:
+                answer = {"id": name, "bytes": len(self.files[name])}
+        return httpx2.Response(200 if answer else 404, json=answer or {"error": {"message": "There is none."}})
+
+    def _upload(self, request: httpx2.Request) -> httpx2.Response:
+        head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+        parts = email.message_from_bytes(head + request.content).walk()
+        name = f"file-{len(self.files)}"
+        self.files[name] = next(part.get_payload(decode=True) for part in parts if part.get_filename())  # type: ignore[assignment]
+        return httpx2.Response(200, json={"id": name, "object": "file"})
+
+    def _create(self, asked: dict[str, Any]) -> httpx2.Response:
+        self.on_create()
+        if self.refusal:
+            return self.refusal
+        name = f"batch_{len(self.batches)}"
+        rows = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
+        self.files[f"{name}-output"] = b"".join(json.dumps(_answer(row)).encode() + b"\n" for row in rows)
+        counts = {"total": len(rows), "completed": len(rows), "failed": 0}
+        self.batches[name] = {
+            "id": name,
+            "status": "completed",
+            "output_file_id": f"{name}-output",
+            "request_counts": counts,
+        }
+        return httpx2.Response(200, json=self.batches[name])
+
+
+def _answer(row: dict[str, Any]) -> dict[str, Any]:
+    message = {"content": row["body"]["messages"][0]["content"]}
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    return {"custom_id": row["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def sdk(server: Server) -> Iterator[OpenAI]:
+    with (
+        httpx2.Client(transport=httpx2.MockTransport(server)) as client,
+        OpenAI(base_url="http://server/v1", api_key="k", http_client=client, max_retries=0) as made,
+    ):
+        yield made
+
+
+def run(sdk: OpenAI, source: Path, out: Path) -> runs.Outcome:
+    table = tables.open_table(source)
+
+    def job(model: str) -> Job:
+        return translate.job(table, "text", ["de"], model=model, prompt=prompts.template("{{ text }}", "prompt"))
+
+    with state.locked(out):
+        return runs.run(sdk, table, out, job, state.load(out) or state.new("m"), 2)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "a.csv"
+    path.write_text("text\none\ntwo\nthree\n")
+    return path
+
+
+@pytest.mark.parametrize("now", ["text\nthree\ntwo\none\n", "text\none\ntwo\nthree\nfour\n", "text\none\n"])
+@pytest.mark.parametrize("at_file", [1, 2])
+def test_a_table_that_changes_under_its_run_is_not_answered_for_other_rows(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path, now: str, at_file: int
+) -> None:
+    seen: list[int] = []
+
+    def change() -> None:
+        seen.append(1)
+        if len(seen) == at_file:
+            source.write_text(now)
+
+    server.on_download = change
+    out = tmp_path / "b.csv"
+    with pytest.raises(InvalidRequest, match="another input"):
+        run(sdk, source, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv.promptmill"]
+    # As it was, it goes on with the batches that it has.
+    source.write_text("text\none\ntwo\nthree\n")
+    assert run(sdk, source, out).batches == ["batch_0", "batch_1"]
+    assert out.read_text() == "text,text_de,error\none,one,\ntwo,two,\nthree,three,\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+
+
+def test_a_table_that_changes_while_its_batches_run_is_not_read(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path
+) -> None:
+    def change() -> None:
+        if len(server.batches) == 1:
+            source.write_text("text\nthree\ntwo\none\n")
+
+    server.on_create = change
+    with pytest.raises(InvalidRequest, match="another input"):
+        run(sdk, source, tmp_path / "b.csv")
+    assert not (tmp_path / "b.csv").exists()
+
+
+@pytest.mark.parametrize("damage", [None, b"{", b'{"run": "\xff"}'])
+def test_a_restart_forgets_a_run_whatever_is_left_of_it(
+    sdk: OpenAI, server: Server, tmp_path: Path, damage: bytes | None
+) -> None:
+    out = tmp_path / "b.csv"
+    made = [state.PartState("x", "batch_gone"), state.PartState("y", "batch_0"), state.PartState("z")]
+    server.batches["batch_0"] = {"id": "batch_0", "status": "in_progress"}
+    state.save(out, state.State("run", "m", made))
+    if damage is not None:
+        (state.folder(out) / "state.json").write_bytes(damage)
+    with state.locked(out):
+        runs.restart(sdk, out)
+        assert state.load(out) is None
+    assert server.cancelled == ([] if damage else ["batch_0"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_refusal_the_corrected_command_begins_anew(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "b.csv"
+    failed: dict[str, Any] = {"id": "batch_x", "status": "failed"}
+    for status, answer in ((400, {"error": {"message": "No."}}), (200, failed)):
+        server.refusal = httpx2.Response(status, json=answer)
+        with pytest.raises((BadRequestError, InvalidRequest)):
+            run(sdk, source, out)
+        assert list(tmp_path.iterdir()) == [source]
+        source.write_text("text\nother\n")
+    server.refusal = None
+    assert run(sdk, source, out).rows == 1
+
+
+def test_after_a_refusal_batches_that_run_are_remembered(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "b.csv"
+
+    def refuse() -> None:
+        if server.batches:
+            server.refusal = httpx2.Response(400, json={"error": {"message": "No."}})
+
+    server.on_create = refuse
+    with pytest.raises(BadRequestError):
+        run(sdk, source, out)
+    server.refusal, server.on_create = None, lambda: None
+    assert run(sdk, source, out).batches == ["batch_0", "batch_1"]
+
+
+def test_one_output_has_one_run_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "b.csv"
+    with state.locked(out):
+        with pytest.raises(InvalidRequest, match="is under way"), state.locked(out):
+            pass
+        state.save(out, state.new("m"))
+    with state.locked(out):
+        assert state.load(out), "what is remembered stays"
+        state.forget(out)
+    assert list(tmp_path.iterdir()) == []
+
+
+REQUEST = {"custom_id": "row-1", "body": {"messages": [{"content": "hello"}]}}
+ENDED = Batch.construct(
+    id="batch_0", error_file_id="errors", request_counts=BatchRequestCounts(total=3, completed=0, failed=3)
+)
+
+
+def test_failures_are_counted_whatever_their_words_hold(sdk: OpenAI, server: Server) -> None:
+    words = "odd\u2028words\u2029of\u0085a model"
+    lines = [{"custom_id": "a", "error": {"code": code, "message": words}} for code in ("rejected", "rejected", "x")]
+    server.files["errors"] = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    assert results.failure_codes(sdk, ENDED) == {"rejected": 2, "x": 1}
+
+
+def test_an_error_file_that_is_deleted_has_no_codes(sdk: OpenAI) -> None:
+    assert results.failure_codes(sdk, ENDED) == {}
+
+
+def joined(sdk: OpenAI, source: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
+    batch = sdk.batches.retrieve("batch_0")
+    table = tables.open_table(source, encoding="cp1252", delimiter="|")
+    return joining.download_joined(sdk, batch, table, "name", out, force=force, partial=False)
+
+
+def test_a_join_reads_a_table_as_it_is_told_and_writes_over_nothing(
+    sdk: OpenAI, server: Server, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_bytes("name|gr\xf6\xdfe\nrow-1|5\n".encode("cp1252"))
+    server.files["out"] = msgspec.json.encode(_answer(REQUEST)) + b"\n"
+    server.batches["batch_0"] = {"id": "batch_0", "status": "completed", "output_file_id": "out"}
+    joined(sdk, source, out)
+    made = "name|größe|answer|error\nrow-1|5|hello|\n"
+    assert out.read_text(encoding="utf-8") == made
+    with pytest.raises(InvalidRequest, match="is there already; --force"):
+        joined(sdk, source, out)
+    with pytest.raises(InvalidRequest, match="is the table that is read"):
+        joined(sdk, source, source, force=True)
+    out.write_text("old")
+    joined(sdk, source, out, force=True)
+    assert out.read_text(encoding="utf-8") == made
