@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from sqlalchemy import Engine as Database
 
@@ -59,7 +60,7 @@ class LeaseKeeper(threading.Thread):
             with db.transaction(self._database, point="renew_leases") as connection:
                 held = [run.lease.held for run in runs]
                 renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
-                fleet.note_seen(connection, self._worker_id)
+                fleet.note_seen(connection, self._worker_id, {**asdict(self._engine.load()), "shards": len(runs)})
         except Exception as error:  # noqa: BLE001  whatever it was, without this thread every lease is lost
             log.warning("heartbeat_failed", shards=len(runs), error=db.reason(error))
             return False

@@ -23,7 +23,7 @@ from jobs.errors import ConfigurationError, EngineFatal
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import Vllm
 from workers.engines import vllm_arguments, vllm_errors, vllm_parameters, vllm_processes
-from workers.engines.base import Body, ProgressWatch
+from workers.engines.base import Body, Load, ProgressWatch
 from workers.engines.sandbox import Sandbox
 
 # Read by vLLM when it is imported, which is the next thing.
@@ -165,6 +165,13 @@ class VllmEngine:
         # Rows that run learn by themselves that the core is dead, and give their shards back.
         died_idle = self.llm.errored and not self._progress.busy
         return self._progress.healthy() and not died_idle
+
+    def load(self) -> Load:
+        steps = self.steps
+        if not self._progress.busy:
+            # The last step it told of may have had requests that were aborted since.
+            return Load(preempted=steps.preempted, kv_use=0.0)
+        return Load(steps.running, steps.waiting, steps.kv_use, steps.preempted)
 
     async def stop(self) -> None:
         if self._sandbox:
