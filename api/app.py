@@ -15,7 +15,7 @@ from api.anthropic_errors import AnthropicErrors
 from api.context import Context
 from api.middleware import BodyBounds, RequestIds
 from api.routes import batches, files, health, messages, models, uploads, webhooks
-from jobs import db, telemetry
+from jobs import db, metrics, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
 
@@ -77,7 +77,8 @@ def _return_large_blocks() -> None:
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     _return_large_blocks()
-    telemetry.configure(settings.log_level, "api")
+    telemetry.configure(settings.log_level, "api", settings.log_format)
+    metrics.serve("api", settings.metrics.host, settings.metrics.api_port)
     uvicorn.run(
         create_app(settings),
         host=settings.api.host,

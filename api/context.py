@@ -12,7 +12,7 @@ from fastapi.security import SecurityScopes
 from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
-from jobs import db, idempotency, keys, quotas
+from jobs import db, idempotency, keys, quotas, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.errors import AuthenticationFailed, Unavailable
 from jobs.idempotency import Call
@@ -99,6 +99,7 @@ async def _caller(request: Request, needs: SecurityScopes, context: Here) -> Cal
         return caller
 
     caller = await context.transaction(None, admit, point="admit_call")
+    telemetry.add(project_id=caller.project_id, key_id=caller.key_id)
     caller.require(needs.scopes)
     return caller
 

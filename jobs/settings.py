@@ -409,6 +409,27 @@ class Flower(_Section):
     """Password for basic authentication. Flower does not start without one: its page is open by default."""
 
 
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Metrics(_Section):
+    """Figures for Prometheus (docs/monitoring.md). Each process that is to show some needs a port of its own."""
+
+    host: str = "127.0.0.1"
+    """Address of these ports. Loopback unless you say otherwise: they have no password, and keys of clients open
+    nothing there, since the figures are of all projects."""
+    api_port: Port | None = None
+    """Port on which `promptmill serve` shows its figures. Unset: none, as for the others."""
+    worker_port: Port | None = None
+    """Port of `promptmill worker`. Several on one machine need several."""
+    reconciler_port: Port | None = None
+    """Port of `promptmill reconciler`, which also shows what waits, runs and is late in the whole queue."""
+    projects: bool = True
+    """Tell projects apart in what waits and runs, by their ids, the hundred with most; others are added up."""
+    census_seconds: Seconds = 5
+    """What waits and runs is counted anew after this long, seconds, however often it is asked for."""
+
+
 class Settings(BaseSettings):
     """The tree. Read once by each entry point and handed down; nothing else reads the environment."""
 
@@ -434,6 +455,8 @@ class Settings(BaseSettings):
     """Where `promptmill up` keeps its databases, keys and logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
+    log_format: Literal["json", "console"] = "json"
+    """`json`: an object a line, for programs; `console`: aligned words, for a person at a terminal."""
     limits: Limits = Limits()
     shards: Shards = Shards()
     retention: Retention = Retention()
@@ -443,6 +466,7 @@ class Settings(BaseSettings):
     api: Api = Api()
     worker: Worker = Worker()
     flower: Flower = Flower()
+    metrics: Metrics = Metrics()
 
     @classmethod
     def settings_customise_sources(

@@ -35,7 +35,7 @@ def worker(
     from jobs import telemetry
     from workers import service
 
-    telemetry.configure(configuration.log_level, "worker")
+    telemetry.configure(configuration.log_level, "worker", configuration.log_format)
     sys.exit(service.run(configuration))
 
 
@@ -53,13 +53,18 @@ def _show_dry_run(worker: settings.Worker, gpu_memory: str | None, lengths: str 
 
 def reconciler() -> None:
     """Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks."""
-    from jobs import dispatch, telemetry
+    from jobs import dispatch, metrics, telemetry
+    from jobs.census import Censuses
     from workers.courier import Courier
     from workers.reconciler import Reconciler
 
     configuration = settings.load()
-    telemetry.configure(configuration.log_level, "reconciler")
+    telemetry.configure(configuration.log_level, "reconciler", configuration.log_format)
     dispatch.require_noeviction(configuration)
+    figures = configuration.metrics
+    if figures.reconciler_port is not None:
+        metrics.REGISTRY.register(metrics.Reading(Censuses(configuration).families))
+    metrics.serve("reconciler", figures.host, figures.reconciler_port)
     with Courier(configuration):
         Reconciler(configuration).run()
 

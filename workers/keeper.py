@@ -9,6 +9,7 @@ from sqlalchemy import Engine as Database
 
 from jobs import db, fleet, leases, telemetry
 from jobs.settings import Shards
+from workers import worker_metrics
 from workers.engines.base import Engine
 from workers.window import Ending, ShardRun, Window
 
@@ -62,8 +63,10 @@ class LeaseKeeper(threading.Thread):
                 renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
                 fleet.note_seen(connection, self._worker_id, {**asdict(self._engine.load()), "shards": len(runs)})
         except Exception as error:  # noqa: BLE001  whatever it was, without this thread every lease is lost
+            worker_metrics.HEARTBEATS.labels("failed").inc()
             log.warning("heartbeat_failed", shards=len(runs), error=db.reason(error))
             return False
+        worker_metrics.HEARTBEATS.labels("taken").inc()
         for run in runs:
             self._apply(run, renewals.get(run.lease.held), asked_at)
         return True

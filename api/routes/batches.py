@@ -8,9 +8,12 @@ from sqlalchemy import Connection
 
 from api import batch_rules, openapi
 from api.context import BatchesReader, BatchesWriter, Context, CreatesBatch, Here
-from jobs import batches, idempotency
+from jobs import batches, idempotency, metrics, telemetry
 from jobs.keys import Caller
 from jobs.protocol import Batch, BatchCreate, Page
+from jobs.states import BatchStatus
+
+log = telemetry.get_logger(__name__)
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -32,7 +35,16 @@ async def create_batch(asked: BatchCreate, call: CreatesBatch, context: Here) ->
     if is_new:
         # Redis may be slow or away, and nothing depends on it.
         context.dispatcher.hint_later(batch_id)
-    return await _retrieve(context, call.caller, batch_id)
+    batch = await _retrieve(context, call.caller, batch_id)
+    if is_new:
+        _note_created(batch)
+    return batch
+
+
+def _note_created(batch: Batch) -> None:
+    log.info("batch_created", batch_id=batch.id, status=batch.status)
+    if batch.status == BatchStatus.FAILED:
+        metrics.count_batch(batch.status, {})
 
 
 @router.get("")

@@ -1,0 +1,72 @@
+"""What Prometheus would see of the processes of a stack."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx2
+import services
+from prometheus_client.parser import text_string_to_metric_families
+
+from api.stack.program import free_port
+
+Labels = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """The samples of one process at a moment."""
+
+    samples: dict[tuple[str, Labels], float]
+    types: dict[str, str]
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the sum of all samples of this name that have these labels."""
+        wanted = set(labels.items())
+        return sum(value for (each, has), value in self.samples.items() if each == name and wanted <= has)
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.samples}
+
+
+def scrape(port: int) -> Scrape:
+    answer = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=20)
+    assert answer.status_code == 200
+    families = list(text_string_to_metric_families(answer.text))
+    samples = {
+        (each.name, frozenset(each.labels.items())): each.value for family in families for each in family.samples
+    }
+    return Scrape(samples, {family.name: family.type for family in families})
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A stack each of whose processes shows its figures."""
+
+    stack: services.Stack
+    api: int
+    reconciler: int
+    worker: int
+
+    def until(self, port: int, condition: Callable[[Scrape], object], what: str) -> Scrape:
+        """Return the first scrape for which `condition` is true."""
+        seen = [scrape(port)]
+
+        def looks_so() -> bool:
+            seen.append(scrape(port))
+            return bool(condition(seen[-1]))
+
+        services.wait_until(looks_so, what)
+        return seen[-1]
+
+
+def watch(stack: services.Stack) -> Watched:
+    """Start API, reconciler and a worker that show their figures."""
+    ports = [free_port() for _ in range(3)]
+    names = ("API", "RECONCILER", "WORKER")
+    shown = {f"PROMPTMILL_METRICS__{name}_PORT": str(port) for name, port in zip(names, ports, strict=True)}
+    stack.settings = {**stack.settings, **shown, "PROMPTMILL_METRICS__CENSUS_SECONDS": "0.05"}
+    stack.api()
+    stack.reconciler()
+    stack.worker()
+    return Watched(stack, *ports)
