@@ -20,9 +20,13 @@ SECONDS = Histogram(
 )
 
 
+def bounded(method: str) -> str:
+    """Return the method of a call, or `other`: clients may send any word as one."""
+    return method if method in METHODS else "other"
+
+
 def count_call(method: str, route: str | None, status: int, seconds: float) -> None:
     """Count one call."""
-    # Clients may send any word as a method.
-    labels = (method if method in METHODS else "other", route or "none")
+    labels = (method, route or "none")
     CALLS.labels(*labels, status).inc()
     SECONDS.labels(*labels).observe(seconds)

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import errors, metrics
+from api import errors, notes
 from jobs import ids, telemetry
 from jobs.settings import Api
 
@@ -149,12 +149,4 @@ class RequestIds:
                     raise
                 await errors.unexpected(error)(scope, receive, send_with_id)
             finally:
-                _note(scope, status, time.perf_counter() - started)
-
-
-def _note(scope: Scope, status: int, seconds: float) -> None:
-    # The route's pattern, not the path: a path may hold anything a client likes to write.
-    route = getattr(scope.get("route"), "path", None)
-    metrics.count_call(scope["method"], route, status, seconds)
-    named = {name: value for name, value in scope.get("path_params", {}).items() if ids.is_id(value)}
-    log.info("call", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1), **named)
+                notes.note_call(call_id, scope, status, time.perf_counter() - started)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from jobs import db, telemetry
-from jobs.metrics import Family, Gauge
+from jobs.metrics import Family, Figure
 from jobs.settings import Settings
 
 log = telemetry.get_logger(__name__)
@@ -23,31 +23,31 @@ STATEMENT_SECONDS = 5.0
 MAX_PROJECTS = 100
 OTHERS = "other"
 
-_UP = Gauge("promptmill_database_up", "1: Postgres answered just now; 0: it did not, and the others are missing.")
-_QUEUED_SHARDS = Gauge("promptmill_queued_shards", "Shards that wait for a worker.", ("project", "model"))
-_QUEUED_ROWS = Gauge("promptmill_queued_rows", "Rows without an outcome in them.", ("project", "model"))
-_OLDEST_QUEUED = Gauge(
+_UP = Figure("promptmill_database_up", "1: Postgres answered just now; 0: it did not, and the others are missing.")
+_QUEUED_SHARDS = Figure("promptmill_queued_shards", "Shards that wait for a worker.", ("project", "model"))
+_QUEUED_ROWS = Figure("promptmill_queued_rows", "Rows without an outcome in them.", ("project", "model"))
+_OLDEST_QUEUED = Figure(
     "promptmill_oldest_queued_seconds",
     "Age of the oldest of them, since its batch was created.",
     ("project", "model"),
 )
-_RUNNING_SHARDS = Gauge("promptmill_running_shards", "Shards under a lease.", ("project", "model"))
-_OLDEST_LEASE = Gauge("promptmill_oldest_lease_seconds", "Age of the oldest of these leases.", ("project", "model"))
-_ENDED_LEASES = Gauge("promptmill_ended_leases", "Leases that are over, not taken back yet.", ("project", "model"))
-_SUSPECTS = Gauge("promptmill_suspect_shards", "Shards that wait or run alone since an engine died with them aboard.")
-_OPEN_BATCHES = Gauge("promptmill_open_batches", "Batches that are not over.", ("status",))
-_WORKERS = Gauge("promptmill_workers", "Workers that live; 0 for a model of the last day.", ("model",))
-_SILENT = Gauge(
+_RUNNING_SHARDS = Figure("promptmill_running_shards", "Shards under a lease.", ("project", "model"))
+_OLDEST_LEASE = Figure("promptmill_oldest_lease_seconds", "Age of the oldest of these leases.", ("project", "model"))
+_ENDED_LEASES = Figure("promptmill_ended_leases", "Leases that are over, not taken back yet.", ("project", "model"))
+_SUSPECTS = Figure("promptmill_suspect_shards", "Shards that wait or run alone since an engine died with them aboard.")
+_OPEN_BATCHES = Figure("promptmill_open_batches", "Batches that are not over.", ("status",))
+_WORKERS = Figure("promptmill_workers", "Workers that live; 0 for a model of the last day.", ("model",))
+_SILENT = Figure(
     "promptmill_silent_workers", "Workers that ended without a word, or were cut off, in the last hour.", ("model",)
 )
-_BREAKER_FAILURES = Gauge(
+_BREAKER_FAILURES = Figure(
     "promptmill_breaker_failures", "Starts of an engine that failed in a row.", ("hostname", "model")
 )
-_BREAKER_OPEN = Gauge("promptmill_breaker_open", "1: no engine is started there now.", ("hostname", "model"))
-_WEBHOOKS = Gauge("promptmill_webhook_messages_waiting", "Messages to webhooks that have not arrived.")
-_OLDEST_WEBHOOK = Gauge("promptmill_oldest_webhook_seconds", "Age of the oldest of them.")
-_BYTES = Gauge("promptmill_database_bytes", "Size of the database on disk.")
-GAUGES = (
+_BREAKER_OPEN = Figure("promptmill_breaker_open", "1: no engine is started there now.", ("hostname", "model"))
+_WEBHOOKS = Figure("promptmill_webhook_messages_waiting", "Messages to webhooks that have not arrived.")
+_OLDEST_WEBHOOK = Figure("promptmill_oldest_webhook_seconds", "Age of the oldest of them.")
+_BYTES = Figure("promptmill_database_bytes", "Size of the database on disk.")
+FIGURES = (
     _UP,
     _QUEUED_SHARDS,
     _QUEUED_ROWS,
@@ -151,18 +151,18 @@ def _project(project: str, named: set[str]) -> str:
     return project if project in named else OTHERS
 
 
-def _sum(gauge: Gauge, rows: Sequence[Labelled], column: str) -> Family:
+def _sum(figure: Figure, rows: Sequence[Labelled], column: str) -> Family:
     sums = Counter[tuple[str, str]]()
     for labels, row in rows:
         sums[labels] += row[column]
-    return gauge.family(sums.items())
+    return figure.family(sums.items())
 
 
-def _most(gauge: Gauge, rows: Sequence[Labelled], column: str) -> Family:
+def _most(figure: Figure, rows: Sequence[Labelled], column: str) -> Family:
     most: dict[tuple[str, str], float] = {}
     for labels, row in rows:
         most[labels] = max(most.get(labels, 0), row[column])
-    return gauge.family(most.items())
+    return figure.family(most.items())
 
 
 class Censuses:

@@ -10,6 +10,7 @@ where they are wanted; never an id of a batch or a row, nor anything that a clie
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Literal
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, Info, ProcessCollector
@@ -40,6 +41,8 @@ DATABASE_ERRORS = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+# There before the first one, so that an alert sees it come.
+DATABASE_ERRORS.labels("DiskFull")
 HINTS = Counter(
     "promptmill_hints_total", "Hints, `sent` one by one or `failed` together.", ["result"], registry=REGISTRY
 )
@@ -91,16 +94,18 @@ class Reading(Collector):
 
 
 @dataclass(frozen=True)
-class Gauge:
+class Figure:
     """What a figure that is looked up is called, and by what it is told apart."""
 
     name: str
     help: str
     labels: tuple[str, ...] = ()
+    kind: Literal["gauge", "counter"] = "gauge"
 
-    def family(self, values: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
+    def family(self, values: Iterable[tuple[Sequence[str], float]]) -> Family:
         """Return the figure with its values, each with its labels."""
-        family = GaugeMetricFamily(self.name, self.help, labels=self.labels)
+        kind = GaugeMetricFamily if self.kind == "gauge" else CounterMetricFamily
+        family = kind(self.name, self.help, labels=self.labels)
         for labels, value in values:
             family.add_metric(labels, value)
         return family

@@ -430,6 +430,15 @@ class Metrics(_Section):
     """What waits and runs is counted anew after this long, seconds, however often it is asked for."""
 
 
+class Tracing(_Section):
+    """Traces for OpenTelemetry (docs/monitoring.md). Needs the extra `otel`."""
+
+    endpoint: str | None = None
+    """Where a collector takes OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`. Unset: no traces are made."""
+    share: Annotated[float, Field(ge=0, le=1)] = 1
+    """Part of the batches, and of the calls, that are traced, the same ones in all processes."""
+
+
 class Settings(BaseSettings):
     """The tree. Read once by each entry point and handed down; nothing else reads the environment."""
 
@@ -467,6 +476,7 @@ class Settings(BaseSettings):
     worker: Worker = Worker()
     flower: Flower = Flower()
     metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
 
     @classmethod
     def settings_customise_sources(

@@ -25,8 +25,10 @@ class Scrape:
         return sum(value for (each, has), value in self.samples.items() if each == name and wanted <= has)
 
     @property
-    def names(self) -> set[str]:
-        return {name for name, _ in self.samples}
+    def known(self) -> set[str]:
+        """Names of samples that there are, or will be with the first event."""
+        ends = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+        return {name + end for name, kind in self.types.items() for end in ends.get(kind, ("",))}
 
 
 def scrape(port: int) -> Scrape:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import db, dispatch, idempotency, leases, lifecycle, metrics, outbox, retention, suspects, telemetry
+from jobs import db, dispatch, idempotency, leases, lifecycle, metrics, outbox, retention, suspects, telemetry, tracing
 from jobs.settings import Settings
 from workers import reconciler_metrics
 
@@ -49,8 +49,8 @@ class Reconciler:
         started = time.monotonic()
         if alone := self.sweep():
             reconciler_metrics.SWEEP_SECONDS.observe(time.monotonic() - started)
+            reconciler_metrics.LAST_SWEEP.set_to_current_time()
         reconciler_metrics.SWEEPS.labels("done" if alone else "another").inc()
-        reconciler_metrics.LAST_SWEEP.set_to_current_time()
 
     def sweep(self) -> bool:
         """Do everything that is due, unless another reconciler is at it; return whether this one was."""
@@ -126,11 +126,13 @@ class Reconciler:
                 log.warning("settle_failed", batch_id=batch_id, error=type(error).__name__)
 
     def _settle_one(self, batch_id: str) -> None:
+        started = time.monotonic()
         with db.transaction(self._database, point="settle_missed") as connection:
             ended = lifecycle.end(connection, batch_id, self._settings.retention)
         if ended:
             metrics.count_batch(ended.status, ended.state_seconds)
             log.info("batch_ended", batch_id=batch_id, status=str(ended.status))
+            tracing.note("finalize", batch_id, time.monotonic() - started, status=str(ended.status))
 
     def _hint(self) -> None:
         if sent := self._dispatcher.hint_overdue(self._settings.reconciler.hint_seconds):

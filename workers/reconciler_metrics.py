@@ -1,7 +1,6 @@
 """Figures of a reconciler: its own work, and webhooks. What waits in the whole queue is in `jobs.census`."""
 
-from prometheus_client import Counter, Histogram
-from prometheus_client import Gauge as Level
+from prometheus_client import Counter, Gauge, Histogram
 
 from jobs.metrics import REGISTRY, SHORT_SECONDS
 
@@ -14,9 +13,9 @@ SWEEPS = Counter(
 SWEEP_SECONDS = Histogram(
     "promptmill_sweep_seconds", "Sweeps that were done.", buckets=SHORT_SECONDS, registry=REGISTRY
 )
-LAST_SWEEP = Level(
+LAST_SWEEP = Gauge(
     "promptmill_last_sweep_timestamp_seconds",
-    "When a sweep last came to its end, here or in another reconciler, Unix seconds.",
+    "When a sweep of this reconciler last came to its end, Unix seconds.",
     registry=REGISTRY,
 )
 FAILED_STEPS = Counter("promptmill_failed_steps_total", "Steps of sweeps that failed.", ["step"], registry=REGISTRY)

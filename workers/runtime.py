@@ -26,7 +26,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from jobs import breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry
+from jobs import breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry, tracing
 from jobs.claims import Claimant, Claimed
 from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
@@ -252,6 +252,8 @@ class Runtime:
             self._is_to_be_alone = lease is not None and lease.is_suspect
             if lease is None:
                 return None
+            seconds = time.monotonic() - started
+            tracing.note("claim", lease.batch_id, seconds, shard_id=lease.shard_id, worker_id=self.worker_id)
             self._coming[lease.held] = lease.remaining
             self._held.add(lease.held)
             return lease, started
@@ -376,10 +378,15 @@ class Runtime:
             self._window.end(run, Ending.LET_GO, abort=False)
         run.ended.wait()
         self._hand_back(run)
-        worker_metrics.SHARD_STATE_SECONDS.labels("running").observe(time.monotonic() - started)
-        worker_metrics.SHARDS.labels(run.ending).inc()
-        log.info("shard_ended", rows=rows, ending=str(run.ending))
+        self._note_end(run, rows, time.monotonic() - started)
         return {"claimed": True, "batch": lease.batch_id, "rows": rows, "ending": str(run.ending)}
+
+    def _note_end(self, run: ShardRun, rows: int, seconds: float) -> None:
+        log.info("shard_ended", rows=rows, ending=str(run.ending))
+        worker_metrics.SHARD_STATE_SECONDS.labels("running").observe(seconds)
+        worker_metrics.SHARDS.labels(run.ending).inc()
+        what = {"shard_id": run.lease.shard_id, "worker_id": self.worker_id, "ending": str(run.ending)}
+        tracing.note("run_shard", run.lease.batch_id, seconds, rows=rows, **what)
 
     def _load(self, lease: Lease, started: float) -> ShardRun:
         rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease), point="load_rows")
@@ -407,7 +414,7 @@ class Runtime:
 
         Also after a lease was lost: it may still be ours by the database's clock, and where it is not, nothing happens.
         """
-        lease, retention = run.lease, self._settings.retention
+        lease, retention, started = run.lease, self._settings.retention, time.monotonic()
         try:
             if run.ending is not Ending.DONE:
                 db.retrying(self._database, lambda connection: self._give_back(connection, run), point="release_shard")
@@ -419,6 +426,7 @@ class Runtime:
             if ended:
                 log.info("batch_ended", status=str(ended.status))
                 metrics.count_batch(ended.status, ended.state_seconds)
+                tracing.note("finalize", lease.batch_id, time.monotonic() - started, status=str(ended.status))
         except Unavailable as error:
             # The reconciler does both.
             log.warning("not_handed_back", shard_id=lease.shard_id, error=db.reason(error))

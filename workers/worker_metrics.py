@@ -7,11 +7,9 @@ from collections import Counter as Sums
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import Counter, Histogram
-from prometheus_client import Gauge as Level
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import Counter, Gauge, Histogram
 
-from jobs.metrics import LONG_SECONDS, REGISTRY, SHORT_SECONDS, Family, Gauge
+from jobs.metrics import LONG_SECONDS, REGISTRY, SHORT_SECONDS, Family, Figure
 from jobs.outcomes import Outcome
 from workers.engines.base import Load
 
@@ -46,19 +44,25 @@ HEARTBEATS = Counter(
 CLAIM_PAUSES = Counter(
     "promptmill_claim_pauses_total", "Times that claims were paused since Postgres did not take one.", registry=REGISTRY
 )
-CLAIMS_PAUSED = Level("promptmill_claims_paused", "1: they are paused now.", registry=REGISTRY)
-BREAKER_WAITS = Level(
+CLAIMS_PAUSED = Gauge("promptmill_claims_paused", "1: they are paused now.", registry=REGISTRY)
+BREAKER_WAITS = Gauge(
     "promptmill_breaker_waits", "1: the engine is not started yet, since it failed too often here.", registry=REGISTRY
 )
 
-_READY = Gauge("promptmill_worker_ready", "1: the engine is loaded, and shards are claimed.", ("engine",))
-_RUNNING = Gauge("promptmill_engine_running", "Requests that the engine computes.", ("engine",))
-_WAITING = Gauge("promptmill_engine_waiting", "Requests that it has, and that wait for a place.", ("engine",))
-_CAPACITY = Gauge("promptmill_engine_capacity", "Requests that it can compute at once.", ("engine",))
-_KV_USE = Gauge("promptmill_engine_kv_use_ratio", "Part of its KV cache in use, of vLLM only.", ("engine",))
-_PREEMPTED = "promptmill_engine_preempted"
-_HELD = Gauge("promptmill_held_shards", "Shards that this worker holds.")
-_UNWRITTEN = Gauge("promptmill_unwritten_rows", "Outcomes that wait for Postgres.")
+_READY = Figure("promptmill_worker_ready", "1: the engine is loaded, and shards are claimed.", ("engine",))
+_RUNNING = Figure("promptmill_engine_running", "Requests that the engine computes.", ("engine",))
+_WAITING = Figure("promptmill_engine_waiting", "Requests that it has, and that wait for a place.", ("engine",))
+_CAPACITY = Figure("promptmill_engine_capacity", "Requests that it can compute at once.", ("engine",))
+_KV_USE = Figure("promptmill_engine_kv_use_ratio", "Part of its KV cache in use, of vLLM only.", ("engine",))
+_PREEMPTED = Figure(
+    "promptmill_engine_preempted_total",
+    "Requests that lost their place in the KV cache and were begun again.",
+    ("engine",),
+    kind="counter",
+)
+_HELD = Figure("promptmill_held_shards", "Shards that this worker holds.")
+_UNWRITTEN = Figure("promptmill_unwritten_rows", "Outcomes that wait for Postgres.")
+FIGURES = (_READY, _RUNNING, _WAITING, _CAPACITY, _KV_USE, _PREEMPTED, _HELD, _UNWRITTEN)
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,7 @@ def families(moment: Moment) -> Iterator[Family]:
     yield _WAITING.family([(engine, load.waiting)])
     yield _CAPACITY.family([(engine, moment.capacity or 0)])
     yield _KV_USE.family([] if load.kv_use is None else [(engine, load.kv_use)])
-    preempted = CounterMetricFamily(
-        _PREEMPTED, "Requests that lost their place in the KV cache and were begun again.", labels=("engine",)
-    )
-    preempted.add_metric(engine, load.preempted)
-    yield preempted
+    yield _PREEMPTED.family([(engine, load.preempted)])
     yield _HELD.family([((), moment.held)])
     yield _UNWRITTEN.family([((), moment.unwritten)])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from sqlalchemy import Engine
 
-from jobs import db, leases, telemetry
+from jobs import db, leases, telemetry, tracing
 from jobs.errors import Unavailable
 from jobs.leases import Written
 from jobs.outcomes import Outcome
@@ -81,8 +81,9 @@ class Writer(threading.Thread):
         waiting: dict[ShardRun, list[Outcome]] = defaultdict(list)
         for run, outcome, _ in items:
             waiting[run].append(outcome)
+        started = time.monotonic()
         written = self._write(waiting)
-        worker_metrics.count_written((run.lease.model, outcomes) for run, outcomes in waiting.items() if run in written)
+        _note({run: outcomes for run, outcomes in waiting.items() if run in written}, time.monotonic() - started)
         for run, outcomes in waiting.items():
             if run not in written:
                 self._report_lost(run)
@@ -112,3 +113,9 @@ class Writer(threading.Thread):
         with worker_metrics.WRITE_SECONDS.time(), db.transaction(self._engine, point="write_results") as connection:
             done = leases.write(connection, groups, uncertain=uncertain)
         return {run for run in held if run.lease.held in done}
+
+
+def _note(written: dict[ShardRun, list[Outcome]], seconds: float) -> None:
+    worker_metrics.count_written((run.lease.model, outcomes) for run, outcomes in written.items())
+    for run, outcomes in written.items():
+        tracing.note("commit", run.lease.batch_id, seconds, shard_id=run.lease.shard_id, rows=len(outcomes))

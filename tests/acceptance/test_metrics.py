@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx2
 import invariants
+import monitors
 import pytest
 import scrapes
 import services
@@ -138,6 +139,13 @@ def test_calls_are_counted_by_route_and_never_by_path(watched: Watched) -> None:
 def test_clients_find_no_figures(watched: Watched) -> None:
     key = {"authorization": f"Bearer {watched.stack.key()}"}
     assert httpx2.get(f"http://127.0.0.1:{watched.stack.port}/metrics", headers=key).status_code == 404
+
+
+def test_the_stack_shows_what_the_alerts_and_the_dashboard_ask_for(watched: Watched) -> None:
+    shown = set[str]().union(*(scrape(port).known for port in (watched.api, watched.reconciler, watched.worker)))
+    # Prometheus' own, of each target.
+    assert monitors.asked() - {"up"} - shown == set()
+    assert len(monitors.asked()) > 40
 
 
 def test_a_killed_worker_leaves_sane_figures(watched: Watched) -> None:
