@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.stack.program import free_port
 
+PORTS = [f"PROMPTMILL_METRICS__{name}_PORT" for name in ("API", "RECONCILER", "WORKER")]
 Labels = frozenset[tuple[str, str]]
 
 
@@ -31,10 +32,14 @@ class Scrape:
         return {name + end for name, kind in self.types.items() for end in ends.get(kind, ("",))}
 
 
-def scrape(port: int) -> Scrape:
+def text(port: int) -> str:
     answer = httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=20)
     assert answer.status_code == 200
-    families = list(text_string_to_metric_families(answer.text))
+    return answer.text
+
+
+def scrape(port: int) -> Scrape:
+    families = list(text_string_to_metric_families(text(port)))
     samples = {
         (each.name, frozenset(each.labels.items())): each.value for family in families for each in family.samples
     }
@@ -64,11 +69,14 @@ class Watched:
 
 def watch(stack: services.Stack) -> Watched:
     """Start API, reconciler and a worker that show their figures."""
-    ports = [free_port() for _ in range(3)]
-    names = ("API", "RECONCILER", "WORKER")
-    shown = {f"PROMPTMILL_METRICS__{name}_PORT": str(port) for name, port in zip(names, ports, strict=True)}
+    shown = {name: str(free_port()) for name in PORTS}
     stack.settings = {**stack.settings, **shown, "PROMPTMILL_METRICS__CENSUS_SECONDS": "0.05"}
     stack.api()
     stack.reconciler()
     stack.worker()
-    return Watched(stack, *ports)
+    return Watched(stack, *ports(stack))
+
+
+def ports(stack: services.Stack) -> list[int]:
+    """Return where API, reconciler and worker of a watched stack show theirs."""
+    return [int(stack.settings[name]) for name in PORTS]

@@ -92,16 +92,11 @@ def families(moment: Moment) -> Iterator[Family]:
 
 def count_written(written: Iterable[tuple[str, Sequence[Outcome]]]) -> None:
     """Count the outcomes of one COMMIT, each sequence with its model."""
-    rows, tokens = Sums[tuple[str, str, str]](), Sums[tuple[str, str]]()
     for model, outcomes in written:
-        for outcome in outcomes:
-            rows[model, "failed" if outcome.is_error else "completed", outcome.code or ""] += 1
-            used = outcome.tokens
-            tokens[model, "input"] += used.input
-            tokens[model, "cached"] += used.cached
-            tokens[model, "output"] += used.output
-            tokens[model, "reasoning"] += used.reasoning
-    for labels, count in rows.items():
-        ROWS.labels(*labels).inc(count)
-    for kinds, count in tokens.items():
-        TOKENS.labels(*kinds).inc(count)
+        for (is_error, code), count in Sums((each.is_error, each.code) for each in outcomes).items():
+            ROWS.labels(model, "failed" if is_error else "completed", code or "").inc(count)
+        used = [each.tokens for each in outcomes]
+        TOKENS.labels(model, "input").inc(sum(each.input for each in used))
+        TOKENS.labels(model, "cached").inc(sum(each.cached for each in used))
+        TOKENS.labels(model, "output").inc(sum(each.output for each in used))
+        TOKENS.labels(model, "reasoning").inc(sum(each.reasoning for each in used))
