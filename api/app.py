@@ -15,7 +15,7 @@ from api.anthropic_errors import AnthropicErrors
 from api.context import Context
 from api.middleware import BodyBounds, RequestIds
 from api.routes import batches, files, health, messages, models, uploads, webhooks
-from jobs import db, metrics, telemetry, tracing
+from jobs import db, metrics_port, telemetry, tracing
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
 
@@ -79,7 +79,7 @@ def serve(settings: Settings) -> None:
     _return_large_blocks()
     telemetry.configure(settings.log_level, "api", settings.log_format)
     tracing.configure(settings.tracing, "api")
-    metrics.serve("api", settings.metrics.host, settings.metrics.api_port)
+    metrics_port.serve("api", settings.metrics, settings.metrics.api_port)
     uvicorn.run(
         create_app(settings),
         host=settings.api.host,

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: those that every process has, and the port that shows them.
+"""Figures for Prometheus: those that every process has. `jobs.metrics_port` shows them.
 
 Each process counts for itself and is a target of its own, so that several of a kind are added up by whoever asks.
 What Postgres knows is shown by reconcilers only (`jobs.census`); each shows the same, so one takes their maximum.
@@ -9,15 +9,12 @@ where they are wanted; never an id of a batch or a row, nor anything that a clie
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Literal
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-
-from jobs.errors import ConfigurationError
 
 # Else each counter has a second series, with the time at which it was made.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -56,24 +53,6 @@ BATCH_STATE_SECONDS = Histogram(
     buckets=LONG_SECONDS,
     registry=REGISTRY,
 )
-
-
-def serve(process: str, host: str, port: int | None) -> None:
-    """Show the figures of this process at `http://host:port/metrics` until it ends; without a port, nowhere.
-
-    Raises:
-        ConfigurationError: the port is taken.
-    """
-    BUILD.info({"version": version("promptmill"), "process": process})
-    if port is None:
-        return
-    try:
-        prometheus_client.start_http_server(port, host, REGISTRY)
-    except OSError as error:
-        message = (
-            f"Figures cannot be shown on port {port} of {host}: {error.strerror}. PROMPTMILL_METRICS__... names ports."
-        )
-        raise ConfigurationError(message) from error
 
 
 def count_batch(status: str, state_seconds: Mapping[str, float]) -> None:

@@ -416,8 +416,10 @@ class Metrics(_Section):
     """Figures for Prometheus (docs/monitoring.md). Each process that is to show some needs a port of its own."""
 
     host: str = "127.0.0.1"
-    """Address of these ports. Loopback unless you say otherwise: they have no password, and keys of clients open
-    nothing there, since the figures are of all projects."""
+    """Address of these ports. Loopback; any other needs a token. Keys of clients open nothing there: the figures are of
+    all projects."""
+    token: SecretStr | None = None
+    """What Prometheus must say, as `Authorization: Bearer TOKEN`. Unset: whoever is on this machine may look."""
     api_port: Port | None = None
     """Port on which `promptmill serve` shows its figures. Unset: none, as for the others."""
     worker_port: Port | None = None
@@ -428,6 +430,13 @@ class Metrics(_Section):
     """Tell projects apart in what waits and runs, by their ids, the hundred with most; others are added up."""
     census_seconds: Seconds = 5
     """What waits and runs is counted anew after this long, seconds, however often it is asked for."""
+
+    @model_validator(mode="after")
+    def _closed_to_others(self) -> "Metrics":
+        if self.token is None and self.host not in ("127.0.0.1", "::1", "localhost"):
+            message = f"metrics.host {self.host} is not loopback: set metrics.token too"
+            raise ValueError(message)
+        return self
 
 
 class Tracing(_Section):

@@ -54,7 +54,7 @@ def _show_dry_run(worker: settings.Worker, gpu_memory: str | None, lengths: str 
 
 def reconciler() -> None:
     """Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks."""
-    from jobs import dispatch, metrics, telemetry, tracing
+    from jobs import dispatch, metrics, metrics_port, telemetry, tracing
     from jobs.census import Censuses
     from workers.courier import Courier
     from workers.reconciler import Reconciler
@@ -66,7 +66,7 @@ def reconciler() -> None:
     figures = configuration.metrics
     if figures.reconciler_port is not None:
         metrics.REGISTRY.register(metrics.Reading(Censuses(configuration).families))
-    metrics.serve("reconciler", figures.host, figures.reconciler_port)
+    metrics_port.serve("reconciler", figures, figures.reconciler_port)
     with Courier(configuration):
         Reconciler(configuration).run()
 

@@ -1,5 +1,6 @@
 """What the running stack tells about itself: Prometheus asks each process, as an operator's would."""
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from payloads import numbered
 from scrapes import Watched, scrape
 from sqlalchemy import text
 
-from api.stack.program import free_port
+from api.stack.program import free_port, promptmill
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,25 @@ def test_calls_are_counted_by_route_and_never_by_path(watched: Watched) -> None:
 def test_clients_find_no_figures(watched: Watched) -> None:
     key = {"authorization": f"Bearer {watched.stack.key()}"}
     assert httpx2.get(f"http://127.0.0.1:{watched.stack.port}/metrics", headers=key).status_code == 404
+
+
+def test_with_a_token_only_who_says_it_sees_figures(stack: services.Stack) -> None:
+    port = free_port()
+    stack.api(PROMPTMILL_METRICS__API_PORT=str(port), PROMPTMILL_METRICS__TOKEN="only-for-tests")
+    url = f"http://127.0.0.1:{port}/metrics"
+    assert httpx2.get(url).status_code == 401
+    for wrong in ("Bearer ", "Bearer only-for-test", "only-for-tests", f"Bearer {stack.key()}"):
+        assert httpx2.get(url, headers={"authorization": wrong}).status_code == 401
+    right = {"authorization": "Bearer only-for-tests"}
+    assert "promptmill_build_info" in httpx2.get(url, headers=right).text
+    assert httpx2.get(url.replace("/metrics", "/"), headers=right).status_code == 404
+
+
+def test_a_port_that_is_taken_stops_the_process_and_says_so(watched: Watched) -> None:
+    taken = watched.stack.environment()
+    ended = subprocess.run(promptmill("reconciler"), env=taken, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "PROMPTMILL_METRICS__" in ended.stderr
 
 
 def test_the_stack_shows_what_the_alerts_and_the_dashboard_ask_for(watched: Watched) -> None:
