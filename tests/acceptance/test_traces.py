@@ -142,8 +142,12 @@ def test_the_id_that_a_proxy_gave_a_call_is_kept_and_no_other_words(
     answer = httpx2.get(f"http://127.0.0.1:{stack.port}/healthz", headers={"x-request-id": given})
     answered = answer.headers["x-request-id"]
     assert (answered == given) == is_kept
-    (line,) = [line for line in lines(stack, 0) if line.get("request_id") == answered]
-    assert line["route"] == "/healthz"
+
+    def of_this_call() -> list[dict[str, Any]]:
+        return [line for line in lines(stack, 0) if line.get("request_id") == answered]
+
+    services.wait_until(of_this_call, "a line")
+    assert [line["route"] for line in of_this_call()] == ["/healthz"]
     assert is_kept or given not in stack.processes[0].log.read_text()
 
 
