@@ -38,7 +38,9 @@ _SUSPECTS = Figure("promptmill_suspect_shards", "Shards that wait or run alone s
 _OPEN_BATCHES = Figure("promptmill_open_batches", "Batches that are not over.", ("status",))
 _WORKERS = Figure("promptmill_workers", "Workers that live; 0 for a model of the last day.", ("model",))
 _SILENT = Figure(
-    "promptmill_silent_workers", "Workers that ended without a word, or were cut off, in the last hour.", ("model",)
+    "promptmill_silent_workers",
+    "Workers that fell silent in the last hour, and none was started there since.",
+    ("model",),
 )
 _BREAKER_FAILURES = Figure(
     "promptmill_breaker_failures", "Starts of an engine that failed in a row.", ("hostname", "model")
@@ -92,8 +94,11 @@ _CENSUS = text(
                    AND seen_at >= app_now() - make_interval(secs => :lease_seconds)) AS live,
                count(*) FILTER (WHERE stopped_at IS NULL
                    AND seen_at < app_now() - make_interval(secs => :lease_seconds)
-                   AND seen_at > app_now() - interval '1 hour') AS silent
-        FROM workers, unnest(models) AS model
+                   AND seen_at > app_now() - interval '1 hour'
+                   AND NOT EXISTS (
+                       SELECT FROM workers n
+                       WHERE n.hostname = w.hostname AND n.models = w.models AND n.started_at > w.seen_at)) AS silent
+        FROM workers w, unnest(models) AS model
         WHERE seen_at > app_now() - make_interval(secs => :memory_seconds) GROUP BY 1) AS w) AS workers,
     (SELECT json_agg(k) FROM (
         SELECT hostname, model, failures, coalesce(open_until > app_now(), false)::int AS open

@@ -193,3 +193,4 @@ def test_a_killed_worker_leaves_sane_figures(watched: Watched) -> None:
     watched.until(port, lambda seen: seen.value("promptmill_rows_total") == left, "the same rows once")
     over = watched.until(watched.reconciler, lambda seen: seen.value("promptmill_suspect_shards") == 0, "nobody")
     assert over.value("promptmill_queued_rows") == 0
+    assert over.value("promptmill_silent_workers", model="scripted") == 0, "it was replaced"

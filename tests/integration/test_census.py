@@ -68,6 +68,10 @@ def test_a_worker_lives_is_silent_or_has_said_goodbye(domain: Any) -> None:
     assert seen("2 minutes") == {"scripted": (0, 1), "left": (0, 0)}
     # Whoever has not come back by then was taken away.
     assert seen("2 hours") == {"scripted": (0, 0), "left": (0, 0)}
+    with db.transaction(domain.engine) as connection:
+        connection.execute(text("SELECT set_config('promptmill.clock_offset', '90 seconds', true)"))
+        fleet.register(connection, "its successor", engine="none", models=["scripted"], endpoints=[])
+    assert seen("2 minutes")["scripted"] == (1, 0)
 
 
 def test_breakers_are_shown_open_and_closed(domain: Any) -> None:
