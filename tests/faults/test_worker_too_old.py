@@ -34,7 +34,10 @@ def test_a_worker_that_is_too_old_drains_itself_and_is_not_started_again(checked
     assert command(checked, "workers", "require", "99.1").returncode == 0
     assert worker.popen.wait(60) == 0, worker.tail()
     assert "worker_too_old" in worker.log.read_text()
-    assert {reason for (reason,) in query(checked, "SELECT end_reason FROM attempts")} == {"done", "released"}
+    reasons = {reason for (reason,) in query(checked, "SELECT end_reason FROM attempts")}
+    assert {"done"} <= reasons <= {"done", "released"}, (
+        "what had all its rows started when it was told is done, not given back"
+    )
     assert 0 < done(user.batch(batch.id)) < 2_000, "it was in the middle"
     refused = command(checked, "worker")
     assert (refused.returncode, "99.1 is asked for at least" in refused.stderr) == (1, True)
