@@ -46,7 +46,7 @@ up: $(READY) ## Run the whole stack on this machine until Ctrl-C
 
 # Three at a time, also on two cores: most of them wait, for leases to end or processes to start.
 test: $(READY) ## Run all tests on real Postgres, Valkey, Celery and a real model
-	$(RUN) pytest --numprocesses 3 --dist loadfile
+	$(RUN) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## Run the tests that need no services
 	$(RUN) pytest tests/unit
