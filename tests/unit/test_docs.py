@@ -49,3 +49,9 @@ def test_every_page_is_in_the_navigation_once() -> None:
     named = list(pages_of(project["nav"]))
     assert len(named) == len(set(named))
     assert {page.relative_to(ROOT).as_posix() for page in PAGES} - set(named) == set()
+
+
+def test_every_decision_is_listed() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text())
+    assert listed == sorted(page.name for page in folder.glob("0*.md"))
