@@ -32,7 +32,7 @@ def ended_batch(user: User) -> str:
 
 
 def running_batch(user: User) -> str:
-    return user.submit(numbered(300, lambda _: "SLEEP 1")).id
+    return user.submit(numbered(1, lambda _: "SLEEP 60")).id
 
 
 def upload_with_part(user: User) -> tuple[str, str]:
@@ -43,12 +43,20 @@ def upload_with_part(user: User) -> tuple[str, str]:
     return upload.id, user.sdk.uploads.parts.create(upload.id, data=content).id
 
 
-def message_batch(user: User) -> str:
+def message_batch(user: User, prompt: str) -> str:
     """A batch of Anthropic's, made as the page's own example does."""
     create = next(block for block in documented.blocks(PAGE) if '/messages/batches" ' in block and " -d " in block)
-    made = str(json.loads(call(user, create.replace("MODEL", "scripted")))["id"])
+    return str(json.loads(call(user, create.replace("MODEL", "scripted").replace("Hello", prompt)))["id"])
+
+
+def ended_message_batch(user: User) -> str:
+    made = message_batch(user, "Hello")
     user.wait(made.replace("msgbatch_", "batch_"))
     return made
+
+
+def running_message_batch(user: User) -> str:
+    return message_batch(user, "SLEEP 60")
 
 
 def webhook(user: User) -> str:
@@ -77,7 +85,7 @@ def with_real_ids(block: str, user: User) -> str:
     makers: dict[str, Callable[[User], str]] = {
         "file-abc": file_id,
         "batch_abc": running_batch if "/cancel" in block else ended_batch,
-        "msgbatch_abc": message_batch,
+        "msgbatch_abc": running_message_batch if "/cancel" in block else ended_message_batch,
         "we_abc": webhook,
         "MODEL": lambda _: "scripted",
     }
