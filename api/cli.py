@@ -58,6 +58,7 @@ def up(*, quiet: Annotated[bool, typer.Option(help="Do not show the API key and 
         out.print(
             f"  export OPENAI_BASE_URL={address.base_url}\n  export OPENAI_API_KEY={address.api_key}", soft_wrap=True
         )
+        out.print(f"  Here, in another terminal: {sys.argv[0]} --help", soft_wrap=True)
         out.print(f"  Flower: {address.flower_url}  ({address.flower_user} / {address.flower_password})")
         out.print(f"  Logs:   {address.log_dir}", soft_wrap=True)
         out.print("Ctrl-C stops everything.")

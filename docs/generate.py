@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import reference
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
@@ -20,6 +21,7 @@ from workers.engines.kv import GIB, Pool
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 PROFILES_PAGE = ROOT / "docs" / "profiles.md"
+REFERENCE_PAGE, OPENAPI_DOCUMENT = ROOT / "docs" / "reference.md", ROOT / "docs" / "openapi.json"
 PROFILES_BEGIN, PROFILES_END = "<!-- profiles -->\n", "<!-- /profiles -->\n"
 HEAD = """\
 # Settings
@@ -106,13 +108,21 @@ def broken_references() -> Iterator[str]:
                 yield f"{page.relative_to(ROOT)} names `make {target}`, which is not there"
 
 
+def _generated() -> Iterator[tuple[Path, str]]:
+    document = reference.document()
+    yield SETTINGS_PAGE, settings_page()
+    yield PROFILES_PAGE, profiles_page()
+    yield REFERENCE_PAGE, reference.page(document)
+    yield OPENAPI_DOCUMENT, reference.document_page(document)
+
+
 def main() -> int:
     """Return the exit status: 1 when something is not up to date or points nowhere."""
     problems = list(broken_references())
-    for page, fresh in ((SETTINGS_PAGE, settings_page()), (PROFILES_PAGE, profiles_page())):
+    for page, fresh in _generated():
         if "--check" not in sys.argv:
             page.write_text(fresh)
-        elif page.read_text() != fresh:
+        elif not page.exists() or page.read_text() != fresh:
             problems.append(f"docs/{page.name} is out of date: run `make docs`")
     sys.stdout.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0
