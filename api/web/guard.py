@@ -96,7 +96,7 @@ def _require_own_form(request: Request) -> None:
 def _problem(request: Request, error: Exception) -> Response:
     if isinstance(error, AuthenticationFailed):
         response = RedirectResponse(f"{LOGIN}?next={quote(_path(request), safe='/')}", status_code=303)
-        session.end(response, request)
+        session.forget(response, request)
         return response
     status, message, headers = _told(error)
     page = rendering.render("problem.html", title=message, status=status)

@@ -29,7 +29,7 @@ PAGE_ROWS = 20
 # Far above any line that people read; what is longer, they download.
 MAX_SHOWN_CHARS = 20_000
 MAX_LOGIN_CHARS = 200
-Once = Annotated[str, Form(min_length=1, max_length=MAX_KEY_CHARS)]
+FormId = Annotated[str, Form(min_length=1, max_length=MAX_KEY_CHARS)]
 LineNo = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
@@ -45,7 +45,7 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 def _page(name: str, caller: Caller, **values: object) -> str:
     may = {scope.value: caller.may(scope) for scope in Scope}
-    return rendering.render(name, may=may, once=secrets.token_urlsafe(16), **values)
+    return rendering.render(name, may=may, form_id=secrets.token_urlsafe(16), **values)
 
 
 def _seen_other(path: str) -> RedirectResponse:
@@ -77,7 +77,7 @@ async def log_in(
         page = rendering.render("login.html", next=next, problem=error.message)
         return HTMLResponse(page, status_code=401 if is_unknown else 429)
     response = _seen_other(_own_path(next))
-    session.begin(response, request, sessions.seal(key.strip()), sessions.settings.session_seconds)
+    session.keep(response, request, sessions.seal(key.strip()), sessions.settings.session_seconds)
     return response
 
 
@@ -90,7 +90,7 @@ def _own_path(path: str) -> str:
 @router.post("/ui/logout")
 async def log_out(request: Request) -> Response:
     response = _seen_other(guard.LOGIN)
-    session.end(response, request)
+    session.forget(response, request)
     return response
 
 
@@ -147,13 +147,13 @@ async def show_request(batch_id: str, line_no: LineNo, caller: RowsReader, conte
 async def create_batch(
     caller: BatchesWriter,
     context: Here,
-    once: Once,
+    form_id: FormId,
     input_file_id: Annotated[str, Form()],
     endpoint: Annotated[str, Form()],
     completion_window: Annotated[str, Form()] = "24h",
 ) -> Response:
     asked = BatchCreate(input_file_id=input_file_id, endpoint=endpoint, completion_window=completion_window)
-    batch = await batch_calls.create_batch(asked, Call(caller, "/v1/batches", key=once), context)
+    batch = await batch_calls.create_batch(asked, Call(caller, "/v1/batches", key=form_id), context)
     return _seen_other(f"/ui/batches/{batch.id}")
 
 
@@ -164,7 +164,7 @@ async def cancel_batch(batch_id: str, caller: BatchesWriter, context: Here) -> R
 
 
 @router.post("/ui/batches/{batch_id}/retry")
-async def retry_batch(batch_id: str, caller: BatchesWriter, context: Here, once: Once) -> Response:
+async def retry_batch(batch_id: str, caller: BatchesWriter, context: Here, form_id: FormId) -> Response:
     """Make a batch of the requests that failed, as `promptmill retry` does."""
     batch = await context.reading(
         caller, lambda connection: batches.find(connection, caller.project_id, batch_id, show_partial=False)
@@ -173,7 +173,7 @@ async def retry_batch(batch_id: str, caller: BatchesWriter, context: Here, once:
         message = f"{batch.id} has not ended, or nothing of it failed."
         raise InvalidRequest(message)
     return await create_batch(
-        caller, context, once, ids.result_file_id(batch.id, "error"), batch.endpoint, batch.completion_window
+        caller, context, form_id, ids.result_file_id(batch.id, "error"), batch.endpoint, batch.completion_window
     )
 
 

@@ -43,14 +43,14 @@ class Sessions:
         return self.own if path is None else vault.read_keys(path, "web.key_file")
 
 
-def begin(response: Response, request: Request, token: str, seconds: int) -> None:
+def keep(response: Response, request: Request, token: str, seconds: int) -> None:
     """Have the browser keep a log-in, for this site's own pages only and out of the reach of scripts."""
     response.set_cookie(
         COOKIE, token, max_age=seconds, path="/", secure=_is_tls(request), httponly=True, samesite="strict"
     )
 
 
-def end(response: Response, request: Request) -> None:
+def forget(response: Response, request: Request) -> None:
     """Have the browser forget it."""
     response.delete_cookie(COOKIE, path="/", secure=_is_tls(request), httponly=True, samesite="strict")
 

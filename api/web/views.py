@@ -31,7 +31,7 @@ def size(length: int) -> str:
     number, units = float(length), ["bytes", "KiB", "MiB", "GiB"]
     while number >= KIBI and len(units) > 1:
         number, units = number / KIBI, units[1:]
-    return f"{number:,.0f} bytes" if units[0] == "bytes" else f"{number:.1f} {units[0]}"
+    return f"{number:,.0f} bytes" if units[0] == "bytes" else f"{number:,.1f} {units[0]}"
 
 
 def duration(seconds: float) -> str:

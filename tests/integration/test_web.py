@@ -9,6 +9,7 @@ from payloads import jsonl, numbered, request
 from starlette.testclient import TestClient
 from web import Client, another, serving
 
+from api.web import guard
 from jobs.keys import Scope
 from jobs.outcomes import failure
 
@@ -71,6 +72,18 @@ def test_nobody_sees_anything_before_the_log_in(http: TestClient, client: Client
     login = Visitor(http).get("/ui/login")
     assert login.status_code == 200
     assert batch_id not in login.text and "Batches" not in login.text
+
+
+def test_every_page_but_the_log_in_asks_who_is_there(http: TestClient) -> None:
+    app: Any = http.app
+    pages = {(*sorted(route.methods or ()), route.path) for route in app.routes if isinstance(route, guard.Page)}
+    assert {("GET", "/"), ("POST", "/ui/files"), ("POST", "/ui/batches/{batch_id}/retry")} < pages
+    asked = {"input_file_id": "x", "endpoint": "x", "form_id": "x"}
+    for method, path in pages - {("GET", "/ui/login"), ("POST", "/ui/login"), ("POST", "/ui/logout")}:
+        place = re.sub("{[^}]+}", "1", path)
+        answer = Visitor(http).get(place) if method == "GET" else Visitor(http).post(place, None, **asked)
+        assert answer.status_code == 303, path
+        assert answer.headers["location"].startswith("/ui/login?next=/"), path
 
 
 def test_a_log_in_is_a_sealed_cookie_that_scripts_cannot_read(http: TestClient, client: Client) -> None:
@@ -175,7 +188,7 @@ def test_another_projects_things_are_unknown(domain: Any, http: TestClient, clie
     ):
         assert stranger.get(path).status_code == 404, path
     assert stranger.post(f"/ui/batches/{batch_id}/cancel").status_code == 404
-    assert stranger.post(f"/ui/batches/{batch_id}/retry", once="x").status_code == 404
+    assert stranger.post(f"/ui/batches/{batch_id}/retry", form_id="x").status_code == 404
     assert batch_id not in stranger.get("/").text
     assert file_id not in stranger.get("/ui/files").text
     assert client.call("GET", f"/v1/batches/{batch_id}").json()["status"] == "in_progress"
@@ -189,7 +202,7 @@ def test_a_key_does_here_what_it_may_do_anyway(domain: Any, http: TestClient, cl
     assert page.status_code == 200
     assert "/cancel" not in page.text, "no button that would be refused"
     assert reader.post(f"/ui/batches/{batch_id}/cancel").status_code == 403
-    assert reader.post("/ui/batches", once="x", input_file_id="f", endpoint="e").status_code == 403
+    assert reader.post("/ui/batches", form_id="x", input_file_id="f", endpoint="e").status_code == 403
     assert reader.upload(numbered(1)).status_code == 403
     for path in ("/ui/files", "/ui/workers", f"/ui/batches/{batch_id}/requests/1"):
         answer = reader.get(path)
@@ -239,13 +252,13 @@ def test_a_batch_is_made_once_however_often_the_button_is_pressed(client: Client
 def test_cancel_and_retry_do_what_the_api_does(domain: Any, client: Client, visitor: Visitor) -> None:
     place = visitor.create(visitor.upload(numbered(3)).headers["location"])
     batch_id = place.rpartition("/")[2]
-    assert visitor.post(f"{place}/retry", once="early").status_code == 400
+    assert visitor.post(f"{place}/retry", form_id="early").status_code == 400
     assert "Cancel" in visitor.get(place).text
     assert visitor.post(f"{place}/cancel").headers["location"] == place
     assert domain.settle(batch_id) == "cancelled"
     page = visitor.get(place).text
     assert "batch_cancelled" in page and f"{place}/cancel" not in page
-    again = visitor.post(f"{place}/retry", once="once").headers["location"]
+    again = visitor.post(f"{place}/retry", form_id="once").headers["location"]
     made = client.call("GET", f"/v1/batches/{again.rpartition('/')[2]}").json()
     assert made["metadata"] == {"retry_of": batch_id}
     assert made["request_counts"]["total"] == 3
