@@ -99,7 +99,9 @@ def _problem(request: Request, error: Exception) -> Response:
         session.forget(response, request)
         return response
     status, message, headers = _told(error)
-    page = rendering.render("problem.html", title=message, status=status)
+    # Whoever is logged in can go on to other pages, or out.
+    is_known = request.app.state.sessions.open(request) is not None
+    page = rendering.render("problem.html", title=message, status=status, **({"may": {}} if is_known else {}))
     return Response(page, status, headers, media_type="text/html")
 
 

@@ -1,6 +1,8 @@
 """People at a real Chromium: the web page on a real API with a worker whose engine does what its prompts say."""
 
+import contextlib
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import services
 from browser import Tab
 from clients import User
-from payloads import jsonl, request
+from payloads import jsonl, parse, request
 from playwright.sync_api import Page, expect
 
 expect.set_options(timeout=1_000 * browser.PATIENCE_SECONDS)
@@ -63,6 +65,17 @@ def upload(page: Page, path: Path) -> None:
     expect(page.get_by_role("heading", level=1, name=path.name)).to_be_visible()
 
 
+@contextlib.contextmanager
+def standing_still(stack: services.Stack) -> Iterator[None]:
+    """Keep the worker from doing anything within the block."""
+    (worker,) = (process for process in stack.processes if process.program.name == "worker")
+    worker.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.signal(signal.SIGCONT)
+
+
 def test_from_the_log_in_to_the_results(running: services.Stack, desk: Tab, tmp_path: Path) -> None:
     page, user = desk.page, User(running)
     page.goto(site(running))
@@ -75,19 +88,14 @@ def test_from_the_log_in_to_the_results(running: services.Stack, desk: Tab, tmp_
     expect(page.get_by_role("button", name="Create the batch")).to_have_count(0)
     desk.picture("web-problems")
 
-    upload(page, written(tmp_path, "reviews.jsonl", mixed(120, 12)))
-    page.get_by_role("button", name="Create the batch").click()
-    bar = page.get_by_role("progressbar", name="Progress")
-    expect(bar).to_be_visible()
-    page.evaluate("window.sameDocument = true")
-    expect(bar).to_have_attribute("aria-valuenow", re.compile("^[1-9]"))
-    seen = int(bar.get_attribute("aria-valuenow") or "")
-    expect(page.get_by_text("Time left")).to_be_visible()
-    if seen < 120:
-        expect(page.get_by_role("link", name="Output so far")).to_be_visible()
-    expect(bar).not_to_have_attribute("aria-valuenow", str(seen))
+    upload(page, written(tmp_path, "reviews.jsonl", mixed(120, 10)))
+    with standing_still(running):
+        page.get_by_role("button", name="Create the batch").click()
+        bar = page.get_by_role("progressbar", name="Progress")
+        expect(bar).to_have_attribute("aria-valuenow", "0")
+        expect(page.get_by_text("Time left")).to_be_visible()
+        page.evaluate("window.sameDocument = true")
     expect(page.locator("figure")).to_have_count(2)
-    desk.picture("web-running")
     expect(page.locator("#live")).to_have_attribute("data-status", "completed")
     assert page.evaluate("window.sameDocument"), "nothing was reloaded"
 
@@ -121,16 +129,28 @@ def check_downloads(page: Page, user: User) -> None:
 
 def test_a_batch_is_cancelled_and_workers_are_seen(running: services.Stack, desk: Tab) -> None:
     user = User(running)
-    waiting = user.submit(jsonl(request(f"row-{number}", "SLEEP 600") for number in range(3)))
+    rows = [request(f"row-{number:03}", f"SLEEP {number * 0.1} of some words") for number in range(1, 90)]
+    waiting = user.submit(jsonl([*rows, *(request(f"long-{number}", "SLEEP 600") for number in range(30))]))
     user.wait(user.submit(mixed(30, 0.5)).id)
+    user.submit(jsonl([request("a"), request("a")]))
     page = desk.page
     log_in(page, running, user.sdk.api_key)
-    expect(page.get_by_role("progressbar")).to_have_count(2)
+    expect(page.get_by_role("progressbar")).to_have_count(3)
+    page.get_by_role("link", name=waiting.id).click()
+    bar = page.get_by_role("progressbar", name="Progress")
+    expect(bar).to_have_attribute("aria-valuenow", re.compile("^[4-9][0-9]$"))
+    desk.picture("web-running")
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Output so far").click()
+    assert {row["custom_id"] for row in parse(Path(started.value.path()).read_bytes())} > {"row-001", "row-020"}
+    expect(bar).to_have_attribute("aria-valuenow", "89")
+    page.get_by_role("link", name="Batches").first.click()
+    expect(page.get_by_text("89 of 119")).to_be_visible()
     desk.picture("web-batches")
     page.get_by_role("link", name=waiting.id).click()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#live")).to_have_attribute("data-status", "cancelled")
-    expect(page.get_by_role("row", name="batch_cancelled")).to_contain_text("3")
+    expect(page.get_by_role("row", name="batch_cancelled")).to_contain_text("30")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     assert user.batch(waiting.id).status == "cancelled"
     page.get_by_role("link", name="Workers").click()
