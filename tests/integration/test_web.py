@@ -9,7 +9,7 @@ from payloads import jsonl, numbered, request
 from starlette.testclient import TestClient
 from web import Client, another, serving
 
-from api.web import guard
+from api.web import guard, routes
 from jobs.keys import Scope
 from jobs.outcomes import failure
 
@@ -75,8 +75,9 @@ def test_nobody_sees_anything_before_the_log_in(http: TestClient, client: Client
 
 
 def test_every_page_but_the_log_in_asks_who_is_there(http: TestClient) -> None:
-    app: Any = http.app
-    pages = {(*sorted(route.methods or ()), route.path) for route in app.routes if isinstance(route, guard.Page)}
+    pages = {
+        (*sorted(route.methods or ()), route.path) for route in routes.router.routes if isinstance(route, guard.Page)
+    }
     assert {("GET", "/"), ("POST", "/ui/files"), ("POST", "/ui/batches/{batch_id}/retry")} < pages
     asked = {"input_file_id": "x", "endpoint": "x", "form_id": "x"}
     for method, path in pages - {("GET", "/ui/login"), ("POST", "/ui/login"), ("POST", "/ui/logout")}:
@@ -306,7 +307,10 @@ def test_whatever_clients_write_is_escaped(domain: Any, client: Client, visitor:
     pages += [visitor.get(f"/ui/batches/{batch_id}").text, visitor.get(f"/ui/batches/{batch_id}/requests/2").text]
     bad = visitor.upload(jsonl([request("b", model=HOSTILE)]))
     pages += [visitor.get(bad.headers["location"]).text, visitor.get("/").text]
-    pages += [visitor.get(f"/ui/batches/{HOSTILE}").text, visitor.get(f"/ui/login?next={HOSTILE}").text]
+    pages += [
+        visitor.get(f"/ui/batches/{HOSTILE.replace('/', '')}").text,
+        visitor.get(f"/ui/login?next={HOSTILE}").text,
+    ]
     failed = client.create(input_file_id=HOSTILE).json()["id"]
     pages += [visitor.get(f"/ui/batches/{failed}").text]
     for page in pages:
@@ -322,7 +326,7 @@ def test_lists_have_pages(client: Client, visitor: Visitor) -> None:
     older = re.search(r'href="(/\?after=[^"]+)"', first)
     assert older
     second = visitor.get(older[1]).text
-    assert made[0] in second and made[1] not in second
+    assert f"/ui/batches/{made[0]}" in second and f"/ui/batches/{made[1]}" not in second
     assert 'href="/"' in second
     file_page = re.search(r'href="(/ui/files\?after=[^"]+)"', visitor.get("/ui/files").text)
     assert file_page and visitor.get(file_page[1]).status_code == 200
@@ -333,7 +337,7 @@ def test_workers_are_shown_without_their_place(domain: Any, visitor: Visitor) ->
     assert "worker_1" in page and "scripted" in page and "running" in page and "s ago" in page
     (host,) = domain.execute("SELECT hostname FROM workers")[0]
     assert f">{host}<" not in page
-    assert ">–<" in page, "its engine does not say how full its KV cache is"
+    assert "%" not in page, "its engine does not say how full its KV cache is"
     domain.execute("ALTER TABLE workers ADD COLUMN IF NOT EXISTS load jsonb")
     domain.execute("""UPDATE workers SET load = '{"kv_use": 0.42}', seen_at = app_now() - interval '10 minutes'""")
     assert "42 %" in visitor.get("/ui/workers").text
