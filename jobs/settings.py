@@ -187,6 +187,18 @@ class Api(_Section):
     """Slowest body, bytes a second. A bad mobile link is ten times faster."""
 
 
+class Web(_Section):
+    """The web page, which the HTTP service serves at `/` (docs/web.md)."""
+
+    enabled: bool = True
+    """Serve it. It shows to a key what the key may see anyway."""
+    session_seconds: Count = 43_200
+    """How long a log-in lasts, seconds. A working day; a key that is revoked ends it at once."""
+    key_file: Path | None = None
+    """File with keys that seal sessions, in the form of `webhooks.key_file`. Unset: each API process makes its own key,
+    so that a log-in ends with the process. Several processes behind one address need one file."""
+
+
 class Images(_Section):
     """Images in requests (docs/images.md). A worker checks each one before its engine sees it."""
 
@@ -441,6 +453,7 @@ class Settings(BaseSettings):
     webhooks: Webhooks = Webhooks()
     images: Images = Images()
     api: Api = Api()
+    web: Web = Web()
     worker: Worker = Worker()
     flower: Flower = Flower()
 
