@@ -1,4 +1,4 @@
-"""F46: the disk that the tables are on is full, really. Calls that write get 503, reading goes on; then there is room."""
+"""F46, F47: the disk that the tables are on is full, really. Calls that write get 503, reading goes on; then there is room."""
 
 import os
 import subprocess

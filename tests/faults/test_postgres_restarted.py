@@ -77,7 +77,7 @@ def test_a_batch_goes_on_after_an_immediate_shutdown(crashing: Crashing) -> None
 
 
 def test_a_file_is_whole_after_a_shutdown_in_the_moment_of_its_answer(crashing: Crashing) -> None:
-    """Its blocks were committed without waiting for the disk; the commit that made it visible did wait."""
+    """F43, F47: its blocks were committed without waiting for the disk; the commit that made it visible did wait."""
     crashing.stack.api()
     user = User(crashing.stack)
     data = numbered(30_000, lambda number: f"text {number} " * 50)

@@ -1,4 +1,4 @@
-"""F6, F9: a worker that sleeps past its lease, and one that is asked to go."""
+"""F6, F8, F9: a worker that sleeps past its lease, and one that is asked to go."""
 
 import signal
 import time
