@@ -167,6 +167,7 @@ class Runtime:
             size=capacity + min(capacity, options.waiting_requests),
             max_unwritten=options.max_unwritten,
             request_timeout_seconds=options.request_timeout_seconds,
+            max_answer_bytes=options.max_answer_bytes,
             sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below
             on_fatal=self._die_soon,
             on_unmarked=self._marker.wake,
@@ -458,7 +459,11 @@ class Runtime:
                 self._engine_died.set()
             self._draining.set()
             self._let_go(abort=True)
-            threading.Thread(target=self._last_words, name="last-words").start()
+            try:
+                threading.Thread(target=self._last_words, name="last-words").start()
+            except RuntimeError:
+                # No memory for a thread: the leases end by themselves.
+                self._die_now()
 
     def _last_words(self) -> None:
         deadline = time.monotonic() + LAST_WORDS_SECONDS

@@ -11,6 +11,7 @@ The first word of the last message (or of the prompt, or of the first input) dec
     FATAL                   the engine dies, the process lives
     REORDER ...             is answered after those that came later, more or less
     GARBAGE ...             is answered with what is no answer
+    TAKE <bytes> ...        is answered if there is so much memory
     anything else           is answered with itself, up to a stop string
 
 An image in it reads as `[image 64x48 png]`, by what its first bytes say. Embeddings are made of the input's hash.
@@ -190,6 +191,10 @@ async def _reorder(_: str) -> None:
     await asyncio.sleep(random.uniform(0, 0.2))  # noqa: S311  no secret
 
 
+async def _take(text: str) -> None:
+    bytearray(int(text.split()[1]))
+
+
 async def _fatal(_: str) -> None:
     raise EngineFatal
 
@@ -203,4 +208,5 @@ _ACTIONS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "CRASH_ONCE": _crash_once,
     "REORDER": _reorder,
     "FATAL": _fatal,
+    "TAKE": _take,
 }
