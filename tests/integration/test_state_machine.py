@@ -338,7 +338,8 @@ class Machine(RuleBasedStateMachine):
     def recover(self) -> None:
         with db.transaction(self.domain.engine) as connection:
             assert set(leases.recover(connection)) == self.model.recover()
-            assert set(lost := suspects.lost(connection)) == self.model.over(watched=True)
+            lost = suspects.lost(connection)
+        assert set(lost) == self.model.over(watched=True)
         for shard_id in lost:
             with db.transaction(self.domain.engine) as connection:
                 state = suspects.take_back(connection, shard_id, most_deaths=MOST_DEATHS, grace_seconds=LEASE_SECONDS)
