@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ import services
 from clients import User, done, is_not_now
 from conftest import migrate
 from openai import InternalServerError
-from payloads import numbered
+from payloads import gated, numbered
 
 from api.stack import postgres
 from api.stack.program import free_port
@@ -97,6 +98,11 @@ def stack(servers: services.Servers, disk: Disk, tmp_path: Path) -> Iterator[ser
     made.stop()
 
 
+def noise(number: int) -> str:
+    """Return what Postgres cannot make small."""
+    return random.Random(number).randbytes(2_000).hex()
+
+
 def is_taken(user: User, data: bytes) -> bool:
     try:
         return bool(user.sdk.files.create(file=("a.jsonl", data), purpose="batch"))
@@ -110,13 +116,16 @@ def test_a_full_disk_stops_writing_until_there_is_room(stack: services.Stack, di
     stack.reconciler()
     worker = stack.worker()
     user = User(stack)
-    batch = user.submit(numbered(1_000, lambda number: f"SLEEP 1 {number} " + "x" * 2_000))
+    gate = stack.home / "gate"
+    prompt = gated(gate, 300)
+    batch = user.submit(numbered(1_000, lambda number: f"{prompt(number)} {noise(number)}"))
     user.wait_for(batch.id, lambda batch: done(batch) > 0)
     disk.fill()
     data = numbered(2_000, lambda number: f"{number} " + "x" * 2_000)
     # A table may have some room left.
     services.wait_until(lambda: not is_taken(user, data), "a file is refused")
     files = [each.id for each in user.sdk.files.list(purpose="batch")]
+    gate.touch()
     services.wait_until(lambda: '"DiskFull"' in worker.log.read_text(), "the worker cannot write")
     assert user.batch(batch.id).status == "in_progress"
     assert [each.id for each in user.sdk.files.list(purpose="batch")] == files, "what was refused is not there"

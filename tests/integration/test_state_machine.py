@@ -58,6 +58,7 @@ PROFILE = settings.get_profile("machine-long" if os.environ.get("HYPOTHESIS_PROF
 
 QUEUE = "promptmill:shards.scripted"
 SHARD_REQUESTS, HINT_SECONDS = 10, 30
+ABOARD = st.integers(1, SHARD_REQUESTS)
 COUNTS = st.integers(1, 2 * SHARD_REQUESTS + 5)
 # Far from the length of a lease and of a window, however long the test itself takes. A day ends every window; the clock
 # also goes back.
@@ -153,7 +154,7 @@ class Machine(RuleBasedStateMachine):
     def claim(self, how: str) -> Any:
         return getattr(self, how)()
 
-    @rule(holder=holders, what=st.sampled_from(WORK), count=st.integers(1, SHARD_REQUESTS))
+    @rule(holder=holders, what=st.sampled_from(WORK), count=ABOARD)
     def work(self, holder: Holder, what: str, count: int) -> None:
         getattr(self, what)(holder, count)
 
@@ -167,6 +168,17 @@ class Machine(RuleBasedStateMachine):
         self.stall("a while")
         self.work(late, then, 1)
         return holder
+
+    @rule(target=holders, holder=holders, ends=st.lists(st.sampled_from(["die", "vanish"]), max_size=6), count=ABOARD)
+    def poison(self, holder: Holder, ends: list[str], count: int) -> Any:
+        """An engine dies with rows aboard, and so does that of whoever claims them next, and again."""
+        claimed: Any = holder
+        for end in ends:
+            getattr(self, end)(claimed, count)
+            claimed = self._claim(claimed.lease.shard_id)
+            if claimed == multiple():
+                break
+        return claimed
 
     @rule(step=st.sampled_from(["announce", "recover", "finalize"]))
     def reconcile(self, step: str) -> None:
@@ -321,6 +333,13 @@ class Machine(RuleBasedStateMachine):
             assert state == self.model.die(held, lines[-1], self._parted())
             self._settle(holder.lease.batch_id)
         holder.lines.clear()
+
+    def vanish(self, holder: Holder, count: int) -> None:
+        """Worker and engine die in one moment: only the end of the lease is seen."""
+        self.start(holder, count)
+        self.crash(holder, count)
+        self.stall("longer than a lease")
+        self.recover()
 
     def _parted(self) -> str | None:
         """Return the shard that was made last, if the model does not know it."""

@@ -3,6 +3,7 @@
 The first word of the last message (or of the prompt, or of the first input) decides:
 
     SLEEP <seconds> ...     answers after a while, one of its capacity meanwhile
+    AWAIT <path> ...        answers when there is a file of that name
     REJECT ...              is refused with 400
     ERROR ...               raises an error that no engine should
     HANG                    never answers, and makes no progress
@@ -36,6 +37,9 @@ from PIL import Image
 from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from workers.engines.base import Body, ProgressWatch
+
+# Time between two looks for a file.
+LOOK_SECONDS = 0.2
 
 
 class ScriptedEngine:
@@ -162,6 +166,12 @@ async def _sleep(text: str) -> None:
     await asyncio.sleep(float(text.split()[1]))
 
 
+async def _await(text: str) -> None:
+    gate = Path(text.split()[1])
+    while not gate.exists():
+        await asyncio.sleep(LOOK_SECONDS)
+
+
 async def _reject(_: str) -> None:
     message = "The prompt asked to be refused."
     raise RequestRejected(message, code="rejected", param="messages")
@@ -201,6 +211,7 @@ async def _fatal(_: str) -> None:
 
 _ACTIONS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "SLEEP": _sleep,
+    "AWAIT": _await,
     "REJECT": _reject,
     "ERROR": _error,
     "HANG": _hang,
