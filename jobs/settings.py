@@ -384,6 +384,9 @@ class Worker(_Section):
     engine takes at once: the engine is to be as busy with many small batches as with a large one."""
     request_timeout_seconds: Seconds = 600
     """Longest time one request may run, seconds; then it fails alone with `request_timeout`."""
+    max_answer_bytes: Bytes = 256_000_000
+    """Longest line of a result, bytes; a request with a longer one fails alone with `answer_too_large`. 2,048
+    embeddings of 4,096 numbers are about 170 MB; Postgres takes no row of 1 GB."""
     stall_seconds: Seconds = 100
     """An engine that runs requests and makes no progress for this long is taken for hung, seconds. A heartbeat looks,
     so a hang is found within two minutes."""

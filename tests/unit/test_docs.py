@@ -1,5 +1,6 @@
 """What the documentation names is there."""
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
@@ -55,3 +56,27 @@ def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text())
     assert listed == sorted(page.name for page in folder.glob("0*.md"))
+
+
+FAULTS = dict(re.findall(r"^\| F(\d+) \| [^|]+ \| (.+) \|$", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE))
+TESTS_OF_FAULTS = [
+    pytest.param(number, *named.split("::"), id=f"F{number}-{named}")
+    for number, cell in FAULTS.items()
+    for named in re.findall(r"`([\w/]+\.py::\w+)`", cell)
+]
+
+
+def test_every_fault_has_a_line() -> None:
+    assert [int(number) for number in FAULTS] == list(range(1, 118))
+
+
+def test_every_fault_has_a_test_or_a_reason() -> None:
+    assert [number for number, cell in FAULTS.items() if ".py::" not in cell and "Not applicable" not in cell] == []
+
+
+@pytest.mark.parametrize(("number", "path", "name"), TESTS_OF_FAULTS)
+def test_the_test_of_a_fault_is_there_and_has_its_number(number: str, path: str, name: str) -> None:
+    module = ast.parse((ROOT / "tests" / path).read_text())
+    (test,) = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    said = f"{ast.get_docstring(module)} {name.upper().replace('_', ' ')} {ast.get_docstring(test)}"
+    assert re.search(rf"\bF{number}\b", said)
