@@ -16,7 +16,7 @@ from api.context import Context
 from api.middleware import BodyBounds, RequestIds
 from api.routes import batches, files, health, messages, models, uploads, webhooks
 from api.web import routes as web
-from jobs import db, telemetry
+from jobs import db, metrics_port, telemetry, tracing
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
 
@@ -79,7 +79,9 @@ def _return_large_blocks() -> None:
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     _return_large_blocks()
-    telemetry.configure(settings.log_level, "api")
+    telemetry.configure(settings.log_level, "api", settings.log_format)
+    tracing.configure(settings.tracing, "api")
+    metrics_port.serve("api", settings.metrics, settings.metrics.api_port)
     uvicorn.run(
         create_app(settings),
         host=settings.api.host,

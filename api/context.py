@@ -12,7 +12,7 @@ from fastapi.security import SecurityScopes
 from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
-from jobs import db, idempotency, keys, quotas
+from jobs import db, idempotency, keys, quotas, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.errors import AuthenticationFailed, Unavailable
 from jobs.idempotency import Call
@@ -110,7 +110,9 @@ async def admit(context: Context, key: str) -> Caller:
         quotas.take_call(connection, caller.project_id, default if most is None else most)
         return caller
 
-    return await context.transaction(None, count, point="admit_call")
+    caller = await context.transaction(None, count, point="admit_call")
+    telemetry.add(project_id=caller.project_id, key_id=caller.key_id)
+    return caller
 
 
 FilesReader = Annotated[Caller, Security(_caller, scopes=[Scope.FILES_READ])]

@@ -8,14 +8,17 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import reference
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from jobs import profiles, settings
-from workers import estimate
+import api.metrics
+from jobs import census, metrics, profiles, settings
+from workers import estimate, reconciler_metrics, worker_metrics
 from workers.engines.kv import GIB, Pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +26,15 @@ SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 PROFILES_PAGE = ROOT / "docs" / "profiles.md"
 REFERENCE_PAGE, OPENAPI_DOCUMENT = ROOT / "docs" / "reference.md", ROOT / "docs" / "openapi.json"
 PROFILES_BEGIN, PROFILES_END = "<!-- profiles -->\n", "<!-- /profiles -->\n"
+MONITORING_PAGE = ROOT / "docs" / "monitoring.md"
+FIGURES_BEGIN, FIGURES_END = "<!-- figures -->\n", "<!-- /figures -->\n"
+FIGURES_OF = (
+    ("Every process", metrics),
+    ("API", api.metrics),
+    ("Worker", worker_metrics),
+    ("Reconciler, of itself", reconciler_metrics),
+    ("Reconciler, of the whole queue", census),
+)
 HEAD = """\
 # Settings
 
@@ -95,6 +107,33 @@ def _profiles_table() -> Iterator[str]:
         yield f"| `{name.rpartition('/')[2]}` | {sizes} | {pool} | {rows} | {most} |"
 
 
+def monitoring_page() -> str:
+    """Return the page with a table of the figures of each kind of process."""
+    head, rest = MONITORING_PAGE.read_text().split(FIGURES_BEGIN)
+    tail = rest.split(FIGURES_END)[1]
+    tables = "\n".join(line for title, module in FIGURES_OF for line in _figures_table(title, module))
+    return f"{head}{FIGURES_BEGIN}\n{tables}\n{FIGURES_END}{tail}"
+
+
+def _figures_table(title: str, module: ModuleType) -> Iterator[str]:
+    yield f"**{title}**\n\n| figure | kind | labels | what it is |\n| --- | --- | --- | --- |"
+    for name, kind, labels, words in figures(module):
+        yield f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {words} |"
+    yield ""
+
+
+def figures(module: ModuleType) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Yield name, kind, labels and meaning of each figure that a module defines."""
+    for value in vars(module).values():
+        if isinstance(value, MetricWrapperBase):
+            (described,) = value.describe()
+            end = {"counter": "_total", "info": "_info"}.get(described.type, "")
+            # The library has no public name for them.
+            yield described.name + end, described.type, tuple(value._labelnames), described.documentation  # noqa: SLF001
+    for figure in getattr(module, "FIGURES", ()):
+        yield figure.name, figure.kind, figure.labels, figure.help
+
+
 def broken_references() -> Iterator[str]:
     """Yield what pages point to and is not there."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -112,6 +151,7 @@ def _generated() -> Iterator[tuple[Path, str]]:
     document = reference.document()
     yield SETTINGS_PAGE, settings_page()
     yield PROFILES_PAGE, profiles_page()
+    yield MONITORING_PAGE, monitoring_page()
     yield REFERENCE_PAGE, reference.page(document)
     yield OPENAPI_DOCUMENT, reference.document_page(document)
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from jobs import metrics
 from jobs.errors import Collision, InvalidRequest, OutcomeUnknown, Unavailable
 from jobs.failpoints import failpoint
 
@@ -179,9 +180,11 @@ def _in_our_words() -> Iterator[_Stage]:
     try:
         yield stage
     except PoolTimeoutError as error:
+        _count(error)
         raise Unavailable from error
     except DBAPIError as error:
         if error.connection_invalidated or isinstance(error.orig, TRANSIENT):
+            _count(error)
             raise _kind(error.orig, stage.broken) from error
         if isinstance(error.orig, psycopg.DataError) and error.orig.sqlstate is None:
             message = "A parameter holds a NUL character."
@@ -192,6 +195,7 @@ def _in_our_words() -> Iterator[_Stage]:
         raise InvalidRequest(message) from None
     except TRANSIENT as error:
         # From COPY, which goes past SQLAlchemy.
+        _count(error)
         raise _kind(error, stage.broken) from error
 
 
@@ -202,6 +206,10 @@ def _kind(error: BaseException | None, broken: type[Unavailable]) -> type[Unavai
         has_waited = isinstance(error, psycopg.errors.ConnectionTimeout)
         return Unavailable if has_waited and broken is Collision else broken
     return Collision if isinstance(error, _COLLISIONS) else Unavailable
+
+
+def _count(error: BaseException) -> None:
+    metrics.DATABASE_ERRORS.labels(reason(error)).inc()
 
 
 def reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -44,14 +44,16 @@ def register(
     )
 
 
-def note_seen(connection: Connection, worker_id: str) -> None:
-    connection.execute(update(workers).where(workers.c.id == worker_id).values(seen_at=func.app_now()))
+def note_seen(connection: Connection, worker_id: str, load: Mapping[str, float | None] | None = None) -> None:
+    """Record that a worker is there, and what its engine is busy with: numbers by name, as `workers.load` has them."""
+    statement = update(workers).where(workers.c.id == worker_id)
+    connection.execute(statement.values(seen_at=func.app_now(), load=load))
 
 
 def note_stopped(connection: Connection, worker_id: str) -> None:
     """Record that a worker ended in order. Its models stay known for a while: it may be restarting."""
     statement = update(workers).where(workers.c.id == worker_id)
-    connection.execute(statement.values(seen_at=func.app_now(), stopped_at=func.app_now()))
+    connection.execute(statement.values(seen_at=func.app_now(), stopped_at=func.app_now(), load=None))
 
 
 def served_models(connection: Connection, *, memory_seconds: float) -> dict[str, int]:
@@ -89,13 +91,15 @@ class WorkerInfo:
     revision: str
     state: str
     """`running`, `stopped`, or since when it was not seen."""
+    load: dict[str, float | None] | None
+    """What its engine was busy with when it was last seen, as `workers.load` has it."""
 
 
 def list_seen(connection: Connection, *, memory_seconds: float) -> list[WorkerInfo]:
     """Return the workers that were seen lately, the newest first."""
     statement = text(
         """
-        SELECT id, hostname, version, engine, models, revision,
+        SELECT id, hostname, version, engine, models, revision, load,
                CASE WHEN stopped_at IS NOT NULL THEN 'stopped'
                     WHEN seen_at > app_now() - interval '2 minutes' THEN 'running'
                     ELSE 'not seen since ' || to_char(seen_at, 'YYYY-MM-DD HH24:MI:SS') END AS state
@@ -104,7 +108,16 @@ def list_seen(connection: Connection, *, memory_seconds: float) -> list[WorkerIn
     )
     rows = connection.execute(statement, {"memory": memory_seconds})
     return [
-        WorkerInfo(row.id, row.hostname, row.version, row.engine, ", ".join(row.models), row.revision or "", row.state)
+        WorkerInfo(
+            id=row.id,
+            host=row.hostname,
+            version=row.version,
+            engine=row.engine,
+            models=", ".join(row.models),
+            revision=row.revision or "",
+            state=row.state,
+            load=row.load,
+        )
         for row in rows
     ]
 

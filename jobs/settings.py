@@ -424,6 +424,45 @@ class Flower(_Section):
     """Password for basic authentication. Flower does not start without one: its page is open by default."""
 
 
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Metrics(_Section):
+    """Figures for Prometheus (docs/monitoring.md). Each process that is to show some needs a port of its own."""
+
+    host: str = "127.0.0.1"
+    """Address of these ports. Loopback; any other needs a token. Keys of clients open nothing there: the figures are of
+    all projects."""
+    token: SecretStr | None = None
+    """What Prometheus must say, as `Authorization: Bearer TOKEN`. Unset: whoever is on this machine may look."""
+    api_port: Port | None = None
+    """Port on which `promptmill serve` shows its figures. Unset: none, as for the others."""
+    worker_port: Port | None = None
+    """Port of `promptmill worker`. Several on one machine need several."""
+    reconciler_port: Port | None = None
+    """Port of `promptmill reconciler`, which also shows what waits, runs and is late in the whole queue."""
+    projects: bool = True
+    """Tell projects apart in what waits and runs, by their ids, the hundred with most; others are added up."""
+    census_seconds: Seconds = 5
+    """What waits and runs is counted anew after this long, seconds, however often it is asked for."""
+
+    @model_validator(mode="after")
+    def _closed_to_others(self) -> "Metrics":
+        if self.token is None and self.host not in ("127.0.0.1", "::1", "localhost"):
+            message = f"metrics.host {self.host} is not loopback: set metrics.token too"
+            raise ValueError(message)
+        return self
+
+
+class Tracing(_Section):
+    """Traces for OpenTelemetry (docs/monitoring.md). Needs the extra `otel`."""
+
+    endpoint: str | None = None
+    """Where a collector takes OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`. Unset: no traces are made."""
+    share: Annotated[float, Field(ge=0, le=1)] = 1
+    """Part of the batches, and of the calls, that are traced, the same ones in all processes."""
+
+
 class Settings(BaseSettings):
     """The tree. Read once by each entry point and handed down; nothing else reads the environment."""
 
@@ -449,6 +488,8 @@ class Settings(BaseSettings):
     """Where `promptmill up` keeps its databases, keys and logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
+    log_format: Literal["json", "console"] = "json"
+    """`json`: an object a line, for programs; `console`: aligned words, for a person at a terminal."""
     limits: Limits = Limits()
     shards: Shards = Shards()
     retention: Retention = Retention()
@@ -459,6 +500,8 @@ class Settings(BaseSettings):
     web: Web = Web()
     worker: Worker = Worker()
     flower: Flower = Flower()
+    metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
 
     @classmethod
     def settings_customise_sources(

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -66,6 +67,8 @@ class ShardRun:
     """Outcomes on their way to Postgres."""
     ending: Ending = Ending.DONE
     ended: threading.Event = field(default_factory=threading.Event)
+    context: Context = field(default_factory=copy_context)
+    """What lines in the log about its rows say besides: that of the thread that runs the shard."""
 
     @property
     def may_start(self) -> bool:
@@ -128,6 +131,11 @@ class Window:
     def runs(self) -> Sequence[ShardRun]:
         """Return the shards that are not over."""
         return tuple(self._runs)
+
+    @property
+    def unwritten(self) -> int:
+        """Outcomes that wait for Postgres."""
+        return self._unwritten
 
     def add(self, run: ShardRun) -> None:
         """Start to feed a shard; `run.ended` is set when there is nothing more to do."""
@@ -216,10 +224,12 @@ class Window:
         self._started += 1
         if len(run.rows) < self._spare or row.line_no > run.marked_line - self._spare:
             self._on_unmarked()
-        task = self._loop.create_task(self._run_row(run, row))
+        # Not the one of whoever made room for this row. A copy, since engines put things of one request there.
+        context = run.context.copy()
+        task = self._loop.create_task(self._run_row(run, row), context=context)
         run.in_engine.add(task)
         self._in_flight += 1
-        task.add_done_callback(lambda finished: self._finished(run, finished))
+        task.add_done_callback(lambda finished: self._finished(run, finished), context=context)
 
     async def _run_row(self, run: ShardRun, row: Row) -> Outcome:
         """Return the row's outcome. Whatever one row does, its neighbours go on; only a dead engine is an error."""
@@ -243,7 +253,7 @@ class Window:
         except (EngineFatal, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001
-            log.error("engine_error", batch_id=run.lease.batch_id, line=row.line_no, error=type(error).__name__)
+            log.error("engine_error", line=row.line_no, error=type(error).__name__)
             status, code, param, message = 500, "engine_error", None, "The engine failed on this request."
         return outcomes.failure(row.line_no, row.custom_id, status_code=status, message=message, code=code, param=param)
 

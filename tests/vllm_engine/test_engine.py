@@ -241,6 +241,9 @@ def test_steps_are_told(subject: Subject) -> None:
     logger.record(scheduler, SimpleNamespace(num_preempted_reqs=1), None, engine_idx=0)
     logger.record(None, None)
     assert (steps.running, steps.waiting, steps.kv_use, steps.preempted, len(seen)) == (3, 2, 0.5, 1, 2)
+    other = SimpleNamespace(num_running_reqs=4, num_waiting_reqs=0, kv_cache_usage=0.75)
+    steps.logger(None, 1).record(other, None, engine_idx=1)
+    assert (steps.running, steps.waiting, steps.kv_use) == (7, 2, 0.75)
 
 
 def test_rows_of_an_engine_that_dies_have_no_outcome(subject: Subject) -> None:

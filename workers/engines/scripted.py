@@ -36,7 +36,7 @@ from PIL import Image
 
 from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
-from workers.engines.base import Body, ProgressWatch
+from workers.engines.base import Body, Load, ProgressWatch
 
 # Time between two looks for a file.
 LOOK_SECONDS = 0.2
@@ -87,6 +87,9 @@ class ScriptedEngine:
     def healthy(self) -> bool:
         died_idle = self._fault == "idle" and not self._progress.busy
         return not died_idle and self._progress.healthy()
+
+    def load(self) -> Load:
+        return self._progress.load(self._capacity)
 
     async def stop(self) -> None:
         pass
