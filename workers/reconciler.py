@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import db, dispatch, idempotency, leases, lifecycle, outbox, retention, suspects, telemetry
+from jobs import alive, db, dispatch, idempotency, leases, lifecycle, outbox, retention, suspects, telemetry
 from jobs.settings import Settings
 
 log = telemetry.get_logger(__name__)
@@ -40,6 +40,7 @@ class Reconciler:
                 self.sweep()
             except Exception as error:  # noqa: BLE001  Postgres away, say; it tries again
                 log.warning("sweep_failed", error=db.reason(error))
+            alive.note(self._settings.alive_file)
             self._stopping.wait(self._settings.reconciler.sweep_seconds)
 
     def sweep(self) -> bool:
