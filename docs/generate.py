@@ -42,12 +42,18 @@ Every setting of every process, read from the environment and from a [profile](p
 `worker.engine` stands for `PROMPTMILL_WORKER__ENGINE`. Generated from `jobs/settings.py` by `make docs`; do not edit. A
 variable that begins with `PROMPTMILL_` and is not listed here stops the process that reads it (the tests' own,
 `PROMPTMILL_TEST_...`, aside).
+
+A secret may stand in a file, which the same variable with `_FILE` behind names: {secrets}. Where both are set the
+variable without `_FILE` wins.
 """
 
 
 def settings_page() -> str:
     """Return the page with one table for each section of the tree."""
-    return "\n".join((HEAD, *_sections(settings.Settings, settings.PREFIX, "Shared by all processes")))
+    secrets = ", ".join(f"`{name}{settings.FILE_SUFFIX}`" for name in settings.secrets())
+    return "\n".join(
+        (HEAD.format(secrets=secrets), *_sections(settings.Settings, settings.PREFIX, "Shared by all processes"))
+    )
 
 
 def _sections(section: type[BaseModel], prefix: str, title: str) -> Iterator[str]:

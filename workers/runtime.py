@@ -26,7 +26,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from jobs import breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry, tracing
+from jobs import alive, breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry, tracing
 from jobs.claims import Claimant, Claimed
 from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
@@ -201,6 +201,7 @@ class Runtime:
             worker_id=self.worker_id,
             settings=self._settings.shards,
             on_stall=self._die_stalled,
+            on_beat=lambda: alive.note(self._settings.alive_file),
         )
 
     @property
