@@ -15,6 +15,7 @@ from api.anthropic_errors import AnthropicErrors
 from api.context import Context
 from api.middleware import BodyBounds, RequestIds
 from api.routes import batches, files, health, messages, models, uploads, webhooks
+from api.web import routes as web
 from jobs import db, metrics_port, telemetry, tracing
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = Context(settings, database, Dispatcher(database, settings), turns)
     for module in (files, uploads, batches, messages, models, webhooks, health):
         app.include_router(module.router)
+    web.install(app, settings)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyBounds, settings=settings.api)

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import ProgrammingError
 
+from api.healthy import Process
 from jobs import settings
 from jobs.errors import PromptmillError, Unavailable
 from jobs.events import EventType
@@ -51,6 +52,8 @@ def up(*, quiet: Annotated[bool, typer.Option(help="Do not show the API key and 
     """Run everything on this machine until Ctrl-C: Postgres, Valkey, API, worker, reconciler, Flower."""
     from api.stack.up import Address, Stack
 
+    configuration = settings.load()
+
     def show(address: Address) -> None:
         if quiet:
             return
@@ -58,11 +61,14 @@ def up(*, quiet: Annotated[bool, typer.Option(help="Do not show the API key and 
         out.print(
             f"  export OPENAI_BASE_URL={address.base_url}\n  export OPENAI_API_KEY={address.api_key}", soft_wrap=True
         )
+        out.print(f"  Here, in another terminal: {sys.argv[0]} --help", soft_wrap=True)
+        if configuration.web.enabled:
+            out.print(f"  Web page: {address.base_url.removesuffix('/v1')}/  (log in with the key)", soft_wrap=True)
         out.print(f"  Flower: {address.flower_url}  ({address.flower_user} / {address.flower_password})")
         out.print(f"  Logs:   {address.log_dir}", soft_wrap=True)
         out.print("Ctrl-C stops everything.")
 
-    stack = Stack(settings.load(), lambda message: out.print(f"  {message}", highlight=False))
+    stack = Stack(configuration, lambda message: out.print(f"  {message}", highlight=False))
     asyncio.run(stack.run(show))
     out.print("Everything is stopped.")
 
@@ -96,6 +102,41 @@ def migrate() -> None:
     from alembic.config import Config
 
     command.upgrade(Config(ROOT / "alembic.ini"), "head")
+
+
+@app.command()
+def secrets(
+    folder: Annotated[Path, typer.Argument(help="Where the files go; it is made, for you only to enter.")],
+    *,
+    postgres_host: Annotated[str, typer.Option(help="Postgres, as the processes reach it.")] = "postgres",
+    redis_host: Annotated[str, typer.Option(help="Valkey, as the processes reach it.")] = "valkey",
+) -> None:
+    """Make the secrets of a deployment, a file for each. What is there already stays as it is."""
+    from api.stack import secret_files
+
+    for name in secret_files.ensure(folder, postgres_host, redis_host):
+        out.print(f"{folder}/{name}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def users(
+    files: Annotated[list[Path], typer.Argument(help="The URL of a process each, as `promptmill secrets` makes them.")],
+) -> None:
+    """Let the processes log in to Postgres, each as its own user. After `migrate`, as a superuser; repeatable."""
+    from api.stack import secret_files
+
+    administrator = settings.load().database_url.get_secret_value()
+    for user in secret_files.let_processes_in(administrator, files):
+        out.print(f"{user} may log in.", highlight=False)
+
+
+@app.command()
+def healthy(process: Annotated[Process, typer.Argument(help="Which one runs here.")]) -> None:
+    """Tell whether a process on this machine does its work: for health checks. Ends with 1 if it does not."""
+    from api.healthy import is_healthy
+
+    if not is_healthy(settings.load(), process):
+        _fail(f"{process} does not do its work.")
 
 
 def _configuration() -> settings.Settings:

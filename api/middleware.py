@@ -19,7 +19,7 @@ log = telemetry.get_logger(__name__)
 
 # Far above any batch; files are bounded where they are read.
 MAX_BODY_BYTES = 1_000_000
-STREAMED = re.compile("POST (/v1/files|/v1/uploads/[^/]+/parts|/v1/messages/batches)")
+STREAMED = re.compile("POST (/v1/files|/v1/uploads/[^/]+/parts|/v1/messages/batches|/ui/files)")
 
 
 class BodyBounds:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import reference
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -23,6 +24,7 @@ from workers.engines.kv import GIB, Pool
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 PROFILES_PAGE = ROOT / "docs" / "profiles.md"
+REFERENCE_PAGE, OPENAPI_DOCUMENT = ROOT / "docs" / "reference.md", ROOT / "docs" / "openapi.json"
 PROFILES_BEGIN, PROFILES_END = "<!-- profiles -->\n", "<!-- /profiles -->\n"
 MONITORING_PAGE = ROOT / "docs" / "monitoring.md"
 FIGURES_BEGIN, FIGURES_END = "<!-- figures -->\n", "<!-- /figures -->\n"
@@ -40,12 +42,18 @@ Every setting of every process, read from the environment and from a [profile](p
 `worker.engine` stands for `PROMPTMILL_WORKER__ENGINE`. Generated from `jobs/settings.py` by `make docs`; do not edit. A
 variable that begins with `PROMPTMILL_` and is not listed here stops the process that reads it (the tests' own,
 `PROMPTMILL_TEST_...`, aside).
+
+A secret may stand in a file, which the same variable with `_FILE` behind names: {secrets}. Where both are set the
+variable without `_FILE` wins.
 """
 
 
 def settings_page() -> str:
     """Return the page with one table for each section of the tree."""
-    return "\n".join((HEAD, *_sections(settings.Settings, settings.PREFIX, "Shared by all processes")))
+    secrets = ", ".join(f"`{name}{settings.FILE_SUFFIX}`" for name in settings.secrets())
+    return "\n".join(
+        (HEAD.format(secrets=secrets), *_sections(settings.Settings, settings.PREFIX, "Shared by all processes"))
+    )
 
 
 def _sections(section: type[BaseModel], prefix: str, title: str) -> Iterator[str]:
@@ -145,19 +153,22 @@ def broken_references() -> Iterator[str]:
                 yield f"{page.relative_to(ROOT)} names `make {target}`, which is not there"
 
 
-def _pages() -> Iterator[tuple[Path, str]]:
+def _generated() -> Iterator[tuple[Path, str]]:
+    document = reference.document()
     yield SETTINGS_PAGE, settings_page()
     yield PROFILES_PAGE, profiles_page()
     yield MONITORING_PAGE, monitoring_page()
+    yield REFERENCE_PAGE, reference.page(document)
+    yield OPENAPI_DOCUMENT, reference.document_page(document)
 
 
 def main() -> int:
     """Return the exit status: 1 when something is not up to date or points nowhere."""
     problems = list(broken_references())
-    for page, fresh in _pages():
+    for page, fresh in _generated():
         if "--check" not in sys.argv:
             page.write_text(fresh)
-        elif page.read_text() != fresh:
+        elif not page.exists() or page.read_text() != fresh:
             problems.append(f"docs/{page.name} is out of date: run `make docs`")
     sys.stdout.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0

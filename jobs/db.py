@@ -26,6 +26,7 @@ Generated = TypeVar("Generated")
 # Longest time that anybody waits for a connection of a pool.
 WAIT_SECONDS = 5
 LOCK_SECONDS = 10.0
+IDLE_SECONDS = 60.0
 # Of a statement's time, until its connection is given up: an answer of the server, that it cut the statement, is first.
 PATIENCE = 1.25
 _SESSION = {
@@ -38,7 +39,7 @@ _SESSION = {
 }
 _OPTIONS = (
     "-c statement_timeout={statement}ms -c lock_timeout={lock}ms "
-    "-c idle_in_transaction_session_timeout=60s -c TimeZone=UTC "
+    "-c idle_in_transaction_session_timeout={idle}ms -c TimeZone=UTC "
     # The server, too, finds out that a client's machine is gone, and gives back its locks.
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
@@ -56,13 +57,18 @@ _COLLISIONS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetec
 _GOING_AWAY = "57P"
 
 
-def make_engine(url: str, *, connections: int, statement_seconds: float = 60) -> Engine:
+def make_engine(
+    url: str, *, connections: int, statement_seconds: float = 60, idle_seconds: float = IDLE_SECONDS
+) -> Engine:
     """Return a pool of at most `connections` connections to `url`; nothing is opened yet.
 
-    No statement takes longer than `statement_seconds`, and none waits longer than `LOCK_SECONDS` for a lock.
+    No statement takes longer than `statement_seconds`, and none waits longer than `LOCK_SECONDS` for a lock. A
+    transaction that does nothing for `idle_seconds`, since its process stands still, is ended, and its locks with it.
     """
     options = _OPTIONS.format(
-        statement=int(1_000 * statement_seconds), lock=int(1_000 * min(LOCK_SECONDS, statement_seconds))
+        statement=int(1_000 * statement_seconds),
+        lock=int(1_000 * min(LOCK_SECONDS, statement_seconds)),
+        idle=int(1_000 * idle_seconds),
     )
     engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),

@@ -166,3 +166,34 @@ def check_version(connection: Connection) -> None:
     if not may_claim(connection):
         message = f"This worker is of version {VERSION}, and {required_version(connection)} is asked for at least."
         raise ConfigurationError(message)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What every project may know of a worker: what it serves, and whether it is there. Not where it is."""
+
+    id: str
+    engine: str
+    version: str
+    models: list[str]
+    endpoints: list[str]
+    is_stopped: bool
+    seconds_ago: float
+    """When it was last seen; each heartbeat says it anew."""
+    kv_use: float | None
+    """Part of its KV cache in use when it was last seen, 0 to 1; None: it does not say."""
+
+
+def sightings(connection: Connection, *, memory_seconds: float) -> list[Sighting]:
+    """Return the workers that were seen lately, those that are there first, then the newest."""
+    statement = text(
+        """
+        SELECT id, engine, version, models, endpoints, stopped_at IS NOT NULL AS is_stopped,
+               greatest(0, extract(epoch FROM app_now() - seen_at))::double precision AS seconds_ago,
+               CAST(to_jsonb(workers) -> 'load' ->> 'kv_use' AS double precision) AS kv_use
+        FROM workers WHERE seen_at > app_now() - make_interval(secs => :memory)
+        ORDER BY is_stopped, started_at DESC, id LIMIT 1000
+        """
+    )
+    rows = connection.execute(statement, {"memory": memory_seconds})
+    return [Sighting(**row._mapping) for row in rows]  # noqa: SLF001  its public name

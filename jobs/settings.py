@@ -3,10 +3,14 @@
 `PROMPTMILL_WORKER__ENGINE=llamacpp` sets `worker.engine`. A profile is a TOML file of the same tree
 (`jobs/profiles.py`); variables win over it. What is not in the tree stops the process: a misspelt setting that is
 silently ignored is worse than none. `docs/settings.md` is generated from this file.
+
+What is a secret may stand in a file, which a variable with `_FILE` behind names: `PROMPTMILL_REDIS_URL_FILE`. Variables
+are seen by whoever may look at a process or a container.
 """
 
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +25,10 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -34,6 +40,8 @@ from jobs.errors import ConfigurationError
 
 PREFIX = "PROMPTMILL_"
 DELIMITER = "__"
+# Behind the variable of a secret: the file that it is read from.
+FILE_SUFFIX = "_FILE"
 # The tests' own variables: `tests/services.py` reads them, no process of the product does.
 TEST_PREFIX = "PROMPTMILL_TEST_"
 
@@ -185,6 +193,18 @@ class Api(_Section):
     it time back, up to this much. Time that we take ourselves does not count."""
     min_body_bytes_per_second: Annotated[float, Field(gt=0)] = 1_000
     """Slowest body, bytes a second. A bad mobile link is ten times faster."""
+
+
+class Web(_Section):
+    """The web page, which the HTTP service serves at `/` (docs/web.md)."""
+
+    enabled: bool = True
+    """Serve it. It shows to a key what the key may see anyway."""
+    session_seconds: Count = 43_200
+    """How long a log-in lasts, seconds. A working day; a key that is revoked ends it at once."""
+    key_file: Path | None = None
+    """File with keys that seal sessions, in the form of `webhooks.key_file`. Unset: each API process makes its own key,
+    so that a log-in ends with the process. Several processes behind one address need one file."""
 
 
 class Images(_Section):
@@ -372,6 +392,9 @@ class Worker(_Section):
     engine takes at once: the engine is to be as busy with many small batches as with a large one."""
     request_timeout_seconds: Seconds = 600
     """Longest time one request may run, seconds; then it fails alone with `request_timeout`."""
+    max_answer_bytes: Bytes = 256_000_000
+    """Longest line of a result, bytes; a request with a longer one fails alone with `answer_too_large`. 2,048
+    embeddings of 4,096 numbers are about 170 MB; Postgres takes no row of 1 GB."""
     stall_seconds: Seconds = 100
     """An engine that runs requests and makes no progress for this long is taken for hung, seconds. A heartbeat looks,
     so a hang is found within two minutes."""
@@ -401,8 +424,10 @@ class Worker(_Section):
 class Flower(_Section):
     """The queue's web page."""
 
+    host: str = "127.0.0.1"
+    """Address to listen on. Loopback: it has no TLS. In a container, whose loopback nobody reaches, `0.0.0.0`."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 5555
-    """Port on loopback."""
+    """Port to listen on."""
     user: str = "promptmill"
     """Name for basic authentication."""
     password: SecretStr | None = None
@@ -475,6 +500,9 @@ class Settings(BaseSettings):
     """Least severe log line that is written."""
     log_format: Literal["json", "console"] = "json"
     """`json`: an object a line, for programs; `console`: aligned words, for a person at a terminal."""
+    alive_file: Path | None = None
+    """File that worker and reconciler touch while they go on, one for each; `promptmill healthy` looks at its age.
+    Unset: nothing is touched. `promptmill up` watches its processes itself."""
     limits: Limits = Limits()
     shards: Shards = Shards()
     retention: Retention = Retention()
@@ -482,6 +510,7 @@ class Settings(BaseSettings):
     webhooks: Webhooks = Webhooks()
     images: Images = Images()
     api: Api = Api()
+    web: Web = Web()
     worker: Worker = Worker()
     flower: Flower = Flower()
     metrics: Metrics = Metrics()
@@ -496,27 +525,66 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the library passes them by name
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the profile that is named behind the variables."""
+        """Read secrets from their files, and put the profile that is named behind the variables."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = _with_secrets(env_settings.env_vars)
         name = {**env_settings(), **init_settings()}.get("profile")
         profile = (TomlConfigSettingsSource(settings_cls, profiles.find(name)),) if name else ()
         return init_settings, env_settings, *profile
 
 
-def variables(section: type[BaseModel] = Settings, prefix: str = PREFIX) -> dict[str, str]:
-    """Map each variable's name to the description of its setting, in the order of the tree."""
-    names: dict[str, str] = {}
+def _fields(section: type[BaseModel] = Settings, prefix: str = PREFIX) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield each variable's name with its setting, in the order of the tree."""
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names |= variables(kind, f"{prefix}{name.upper()}{DELIMITER}")
+            yield from _fields(kind, f"{prefix}{name.upper()}{DELIMITER}")
         else:
-            names[f"{prefix}{name.upper()}"] = " ".join((field.description or "").split())
-    return names
+            yield f"{prefix}{name.upper()}", field
+
+
+def variables() -> dict[str, str]:
+    """Map each variable's name to the description of its setting, in the order of the tree."""
+    return {name: " ".join((field.description or "").split()) for name, field in _fields()}
+
+
+def secrets() -> list[str]:
+    """Return the variables whose value may stand in a file, which the variable with `_FILE` behind names."""
+    return [name for name, field in _fields() if field.annotation in (SecretStr, SecretStr | None)]
+
+
+def _with_secrets(environment: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the environment, names in small letters, with secrets in place of the files that are named."""
+    files = {name.lower(): (name + FILE_SUFFIX).lower() for name in secrets()}
+    found = {
+        name: read_secret(file.upper(), Path(path))
+        for name, file in files.items()
+        if name not in environment and (path := environment.get(file))
+    }
+    return {name: value for name, value in environment.items() if name not in files.values()} | found
+
+
+def read_secret(place: str, path: Path) -> str:
+    """Return the one line of a file. `place` is who names it, for the error.
+
+    Raises:
+        ConfigurationError: it cannot be read, or there is nothing in it.
+    """
+    try:
+        content = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        message = f"{place}: {path} cannot be read: {reason}"
+        raise ConfigurationError(message) from None
+    if not content:
+        message = f"{place}: {path} is empty."
+        raise ConfigurationError(message)
+    return content
 
 
 def unknown_variables(environment: list[str]) -> list[str]:
     """Return the names that look like settings and are none."""
-    known = variables()
+    known = {*variables(), *(name + FILE_SUFFIX for name in secrets())}
     return sorted(
         name
         for name in environment
@@ -533,7 +601,7 @@ def load(profile: str | None = None) -> Settings:
 
     Raises:
         ConfigurationError: a variable or a key of the profile is unknown, or its value does not fit; the message names
-            it. Or there is no such profile.
+            it. Or there is no such profile, or a file with a secret cannot be read.
     """
     if unknown := unknown_variables(list(os.environ)):
         message = f"Unknown settings: {', '.join(unknown)}. docs/settings.md lists all that exist."

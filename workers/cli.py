@@ -72,13 +72,13 @@ def reconciler() -> None:
 
 
 def flower() -> None:
-    """Run Flower, the queue's web page: read-only, on loopback, with a password."""
+    """Run Flower, the queue's web page: read-only, on loopback if not told otherwise, with a password."""
     configuration = settings.load().flower
     if configuration.password is None:
         message = "PROMPTMILL_FLOWER__PASSWORD is not set: without a password Flower's page is open to everybody."
         raise ConfigurationError(message)
     # In the environment, not in the arguments: those can be read by every user of the machine.
     os.environ["FLOWER_BASIC_AUTH"] = f"{configuration.user}:{configuration.password.get_secret_value()}"
-    options = ["--address=127.0.0.1", f"--port={configuration.port}", "--read_only=true", "--logging=error"]
+    options = [f"--address={configuration.host}", f"--port={configuration.port}", "--read_only=true", "--logging=error"]
     command = [sys.executable, "-m", "celery", "-A", "workers.celery_app", "flower", *options]
     os.execv(sys.executable, command)  # noqa: S606  our own interpreter

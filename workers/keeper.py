@@ -33,11 +33,12 @@ class LeaseKeeper(threading.Thread):
         worker_id: str,
         settings: Shards,
         on_stall: Callable[[], None],
+        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self._database, self._window, self._engine = database, window, engine
         self._worker_id, self._settings = worker_id, settings
-        self._on_stall = on_stall
+        self._on_stall, self._on_beat = on_stall, on_beat
         self._stopping = threading.Event()
 
     def close(self) -> None:
@@ -51,6 +52,7 @@ class LeaseKeeper(threading.Thread):
                 log.error("engine_stalled", shards=len(self._window.runs()))
                 self._on_stall()
                 return
+            self._on_beat()
             pause = self._settings.heartbeat_seconds if self._beat() else RETRY_SECONDS
 
     def _beat(self) -> bool:

@@ -8,7 +8,20 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import db, dispatch, idempotency, leases, lifecycle, metrics, outbox, retention, suspects, telemetry, tracing
+from jobs import (
+    alive,
+    db,
+    dispatch,
+    idempotency,
+    leases,
+    lifecycle,
+    metrics,
+    outbox,
+    retention,
+    suspects,
+    telemetry,
+    tracing,
+)
 from jobs.settings import Settings
 from workers import reconciler_metrics
 
@@ -43,6 +56,7 @@ class Reconciler:
             except Exception as error:  # noqa: BLE001  Postgres away, say; it tries again
                 reconciler_metrics.SWEEPS.labels("failed").inc()
                 log.warning("sweep_failed", error=db.reason(error))
+            alive.note(self._settings.alive_file)
             self._stopping.wait(self._settings.reconciler.sweep_seconds)
 
     def _counted_sweep(self) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from jobs import breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry, tracing
+from jobs import alive, breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry, tracing
 from jobs.claims import Claimant, Claimed
 from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
@@ -52,6 +52,8 @@ ROOM_SECONDS = 0.05
 ASK_AGAIN_SECONDS = 1.0
 # How long no hint is heard after Postgres did not take a claim.
 PAUSE_SECONDS = 5.0
+# A busy machine lets a thread wait in the middle of a transaction, though not for so long.
+LEAST_IDLE_SECONDS = 5.0
 # Connections to Postgres: claims go one at a time, writer and marker have one, several shards may end at once.
 TALKERS = 11
 
@@ -65,10 +67,16 @@ class Runtime:
         self._engine = engines.make(settings.worker)
         url = settings.database_url.get_secret_value()
         seconds = settings.statement_seconds
-        self._database = db.make_engine(url, connections=TALKERS + READERS, statement_seconds=seconds)
+        lease = settings.shards.lease_seconds
+        # A worker that stands still in the middle of a transaction must not keep others from its shards for long.
+        idle = min(db.IDLE_SECONDS, max(LEAST_IDLE_SECONDS, lease / 3))
+        self._database = db.make_engine(
+            url, connections=TALKERS + READERS, statement_seconds=seconds, idle_seconds=idle
+        )
         # A beat that gets no answer is given up while there is time for another.
-        seconds = min(seconds, settings.shards.lease_seconds / 2)
-        self._heartbeats = db.make_engine(url, connections=1, statement_seconds=seconds)
+        self._heartbeats = db.make_engine(
+            url, connections=1, statement_seconds=min(seconds, lease / 2), idle_seconds=idle
+        )
         self._loop = asyncio.new_event_loop()
         self._slots = threading.Semaphore(settings.worker.max_shards)
         self._draining = threading.Event()
@@ -173,6 +181,7 @@ class Runtime:
             size=capacity + min(capacity, options.waiting_requests),
             max_unwritten=options.max_unwritten,
             request_timeout_seconds=options.request_timeout_seconds,
+            max_answer_bytes=options.max_answer_bytes,
             sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below
             on_fatal=self._die_soon,
             on_unmarked=self._marker.wake,
@@ -192,6 +201,7 @@ class Runtime:
             worker_id=self.worker_id,
             settings=self._settings.shards,
             on_stall=self._die_stalled,
+            on_beat=lambda: alive.note(self._settings.alive_file),
         )
 
     @property
@@ -489,7 +499,11 @@ class Runtime:
                 self._engine_died.set()
             self._draining.set()
             self._let_go(abort=True)
-            threading.Thread(target=self._last_words, name="last-words").start()
+            try:
+                threading.Thread(target=self._last_words, name="last-words").start()
+            except RuntimeError:
+                # No memory for a thread: the leases end by themselves.
+                self._die_now()
 
     def _last_words(self) -> None:
         deadline = time.monotonic() + LAST_WORDS_SECONDS

@@ -10,7 +10,7 @@ from jobs import vault
 from jobs.failpoints import failpoint
 
 
-def _password() -> str:
+def new_password() -> str:
     return secrets.token_hex(24)
 
 
@@ -19,11 +19,11 @@ class Credentials:
     """Passwords between the processes, and the API key that is shown to the user."""
 
     # Of the owner of the tables, and of the processes, who may do less.
-    postgres: str = field(default_factory=_password)
-    postgres_api: str = field(default_factory=_password)
-    postgres_worker: str = field(default_factory=_password)
-    postgres_reconciler: str = field(default_factory=_password)
-    valkey: str = field(default_factory=_password)
+    postgres: str = field(default_factory=new_password)
+    postgres_api: str = field(default_factory=new_password)
+    postgres_worker: str = field(default_factory=new_password)
+    postgres_reconciler: str = field(default_factory=new_password)
+    valkey: str = field(default_factory=new_password)
     flower: str = field(default_factory=lambda: secrets.token_hex(8))
     api_key: str | None = None
 
@@ -45,18 +45,20 @@ def webhook_key_file(data_dir: Path) -> Path:
     """
     path = data_dir / "webhooks.keys"
     if not path.exists():
-        _write(path, vault.new_key() + "\n")
+        write(path, vault.new_key() + "\n")
     return path
 
 
 def save(data_dir: Path, credentials: Credentials) -> None:
     """Write the secrets; a crash leaves the old ones or the new ones."""
-    _write(_path(data_dir), json.dumps(asdict(credentials)))
+    write(_path(data_dir), json.dumps(asdict(credentials)))
 
 
-def _write(path: Path, content: str) -> None:
-    fresh = path.with_suffix(".new")
+def write(path: Path, content: str, mode: int = 0o600) -> None:
+    """Write a file, with these rights; a crash leaves the old one or the new one."""
+    fresh = path.with_name(path.name + ".new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        os.fchmod(file.fileno(), mode)
         file.write(content)
         file.flush()
         failpoint("save_credentials.before_fsync")

@@ -52,8 +52,8 @@ def run_as() -> int:
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else -1
 
 
-def url(port: int, password: str, database: str = DATABASE, user: str = USER) -> str:
-    return f"postgresql://{user}:{quote(password, safe='')}@127.0.0.1:{port}/{database}"
+def url(port: int, password: str, database: str = DATABASE, user: str = USER, host: str = "127.0.0.1") -> str:
+    return f"postgresql://{user}:{quote(password, safe='')}@{host}:{port}/{database}"
 
 
 def process_user(process: str) -> str:
@@ -152,10 +152,15 @@ def ensure_database(port: int, password: str) -> None:
     failpoint("create_database.after_commit")
 
 
-def ensure_users(port: int, password: str, processes: dict[str, str]) -> None:
-    """Let each process log in with its own password, given by its name. The tables and their roles must be there."""
+def ensure_users(administrator: str, processes: dict[str, str]) -> None:
+    """Let each process log in with its own password, given by its name. The tables and their roles must be there.
+
+    Args:
+        administrator: URL of the database, as a superuser.
+        processes: each process with its password.
+    """
     failpoint("ensure_users.before_commit")
-    with psycopg.connect(url(port, password), autocommit=True) as connection:
+    with psycopg.connect(administrator, autocommit=True) as connection:
         for process, its_password in processes.items():
             user, role = sql.Identifier(process_user(process)), sql.Identifier(f"promptmill_{process}")
             if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [process_user(process)]).rowcount:

@@ -46,5 +46,10 @@ def line(role: Role, secret: str) -> str:
     return f"user {name(role)} on #{hashed(password(secret, role))} {RULES[role]}"
 
 
+def lines(secret: str) -> str:
+    """Return the lines of all users: of the administrator, whose password the secret is, and of each role."""
+    return "\n".join([f"user default on #{hashed(secret)} ~* &* +@all", *(line(role, secret) for role in ROLES)])
+
+
 def hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -119,7 +119,7 @@ class Stack:
     def _let_processes_in(self) -> None:
         passwords = {name: self._password_of(name) for name in ("api", "worker", "reconciler")}
         credentials.save(self._home, self._credentials)
-        postgres.ensure_users(self._postgres_port, self._credentials.postgres, passwords)
+        postgres.ensure_users(self._database_url(), passwords)
 
     def _password_of(self, process: str) -> str:
         return str(getattr(self._credentials, f"postgres_{process}"))

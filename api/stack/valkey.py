@@ -37,10 +37,10 @@ def server() -> Path:
     return found[0]
 
 
-def url(port: int, secret: str, role: Role | None = None) -> str:
+def url(port: int, secret: str, role: Role | None = None, host: str = "127.0.0.1") -> str:
     """Return how a process of that role comes in; without one, the administrator, who may do everything."""
     user, password = (redis_users.name(role), redis_users.password(secret, role)) if role else ("", secret)
-    return f"redis://{user}:{password}@127.0.0.1:{port}/0"
+    return f"redis://{user}:{password}@{host}:{port}/0"
 
 
 def program(data_dir: Path, port: int, secret: str) -> Program:
@@ -49,9 +49,7 @@ def program(data_dir: Path, port: int, secret: str) -> Program:
     # A file, not arguments: those can be read by every user of the machine.
     config = data_dir / "valkey.conf"
     config.touch(mode=0o600)
-    users = [f"user default on #{redis_users.hashed(secret)} ~* &* +@all"]
-    users += [redis_users.line(role, secret) for role in redis_users.ROLES]
-    config.write_text(_CONFIG.format(port=port, users="\n".join(users), data_dir=data_dir))
+    config.write_text(_CONFIG.format(port=port, users=redis_users.lines(secret), data_dir=data_dir))
 
     async def ready() -> bool:
         return await answers("127.0.0.1", port)

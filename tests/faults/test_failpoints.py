@@ -357,7 +357,7 @@ with subprocess.Popen(program.command(os.getpid()), env=dict(program.environment
         if "users" in sys.argv:
             url = postgres.url(port, made.postgres)
             subprocess.run(promptmill("migrate"), env={**os.environ, "PROMPTMILL_DATABASE_URL": url}, check=True)
-            postgres.ensure_users(port, made.postgres, {"api": "secret"})
+            postgres.ensure_users(url, {"api": "secret"})
     finally:
         server.send_signal(program.stop_signal)
 stack = up.Stack(settings.load(), print)

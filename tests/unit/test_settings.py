@@ -2,7 +2,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from jobs import settings
 from jobs.errors import ConfigurationError
@@ -60,7 +60,6 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in repr(settings.load())
 
 
-def test_figures_are_not_shown_to_other_machines_without_a_token() -> None:
-    with pytest.raises(ValidationError, match=r"metrics.token"):
-        settings.Settings(metrics={"host": "0.0.0.0"})
-    assert settings.Settings(metrics={"host": "0.0.0.0", "token": "x"}).metrics.host == "0.0.0.0"
+a
+
+b

@@ -75,6 +75,7 @@ class Bench:
             size=size,
             max_unwritten=100,
             request_timeout_seconds=timeout,
+            max_answer_bytes=1_000_000,
             sink=lambda *item: self.outcomes.append(item),
             on_fatal=self.fatal.set,
             on_unmarked=self.unmarked.set,

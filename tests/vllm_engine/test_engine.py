@@ -197,6 +197,7 @@ def test_an_answer_may_be_clamped_instead(subject: Subject, monkeypatch: pytest.
 
 
 def test_what_is_cached_of_one_project_serves_no_other(subject: Subject) -> None:
+    """F117."""
     text = "Rivers and lakes and seas. " * 30
     cached = [
         (subject.chat(text, tenant=tenant, max_tokens=1)["usage"]["prompt_tokens_details"] or {}).get(

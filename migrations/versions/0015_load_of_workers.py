@@ -6,7 +6,7 @@ reconciler and calls of the API read it. The reconciler reads `breakers` too: it
 
 from alembic import op
 
-revision = "0016"
+revision = "0015"
 down_revision = "0014"
 
 
