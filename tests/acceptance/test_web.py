@@ -60,7 +60,7 @@ def mixed(count: int, seconds: float) -> bytes:
 
 
 def upload(page: Page, path: Path) -> None:
-    page.get_by_role("link", name="Files", exact=True).click()
+    page.get_by_role("navigation").get_by_role("link", name="Files").first.click()
     page.get_by_label("Upload a file of requests").set_input_files(path)
     page.get_by_role("button", name="Upload", exact=True).click()
     expect(page.get_by_role("heading", level=1, name=path.name)).to_be_visible()
