@@ -12,6 +12,15 @@ RUN_ELSEWHERE = {
     "docs/reference.md": "tests/acceptance/test_reference.py",
     "docs/operations.md": "tests/faults/test_backup_restored.py",
 }
+# Which test runs the Python of a page.
+PYTHON = {
+    "README.md": "tests/acceptance/test_batches.py",
+    "docs/anthropic.md": "tests/acceptance/test_message_batches.py",
+    "docs/files.md": "tests/acceptance/test_reference.py",
+    "docs/guides/openai-sdk.md": "tests/acceptance/test_sdk_guide.py",
+    "docs/images.md": "tests/acceptance/test_reference.py",
+    "docs/webhooks.md": "tests/acceptance/test_webhooks.py",
+}
 # By how a block begins.
 NOT_RUN = {
     "README.md": {
@@ -43,9 +52,9 @@ NOT_RUN = {
 }
 
 
-def blocks(page: str) -> list[str]:
-    """Return the commands of a page that are for a shell."""
-    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str = "sh") -> list[str]:
+    """Return what a page has for a shell, or for Python."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def reason(page: str, block: str) -> str | None:
