@@ -35,6 +35,14 @@ NOT_RUN = {
         "pytest -c tests/conformance/": "the same",
         "pytest -c tests/conformance_anthropic/": "the same",
     },
+    "docs/deploy.md": {
+        "mkdir -m 700 secrets && docker": "needs a container engine; tests/acceptance/test_deploy.py runs each service's command",
+        "HF_HUB_CACHE=": "54 GB, under Gemma's terms",
+        "SHARE_ADDRESS=": "needs a container engine on several machines",
+        "mkdir -m 700 secrets\n": "needs a second machine",
+        "docker compose ": "needs a container engine",
+        "useradd ": "changes the machine's users; tests/unit/test_deploy.py reads the units",
+    },
     "docs/gemma.md": {
         "export HF_TOKEN=": "54 GB, under Gemma's terms",
         "export PROMPTMILL_WORKER__ENGINE=llamacpp": "needs Gemma's file; tests/engines/test_gemma.py has one of its kind",
@@ -43,6 +51,10 @@ NOT_RUN = {
     "docs/gpu.md": {
         "git clone ": "needs a GPU",
         "for number in ": "needs a GPU",
+    },
+    "docs/monitoring.md": {
+        "export PROMPTMILL_METRICS": "`promptmill up` until Ctrl-C; tests/acceptance/test_metrics.py asks processes with these settings",
+        "export PROMPTMILL_TRACING": "a setting; tests/acceptance has a collector for it",
     },
     "docs/profiles.md": {
         "promptmill worker ": "the second and third line need a GPU; tests/unit/test_profiles.py does what the first does",
