@@ -80,7 +80,6 @@ def standing_still(stack: services.Stack) -> Iterator[None]:
 def test_from_the_log_in_to_the_results(running: services.Stack, desk: Tab, tmp_path: Path) -> None:
     page, user = desk.page, User(running)
     page.goto(site(running))
-    desk.picture("web-login")
     log_in(page, running, user.sdk.api_key)
     bad = [*jsonl([request("a"), request("a"), request("b", model="")]).splitlines(), b'{"custom_id": "c"', b"[]"]
     upload(page, written(tmp_path, "bad.jsonl", b"\n".join(bad)))
