@@ -70,6 +70,8 @@ MADE = {
 }
 
 
+# Two dozen commands, each a process that imports its libraries.
+@pytest.mark.timeout(600)
 def test_the_commands_of_the_pages_run(scripted: services.Stack, tmp_path: Path) -> None:
     """Each page's in a folder with the examples, as its reader has them."""
     user = User(scripted, scripted.key("guides"))
