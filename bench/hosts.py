@@ -5,6 +5,7 @@ is nothing to clean up, and no packet leaves the machine.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ def host(number: int) -> Iterator[Host]:
         holder.stdout.readline()
         _ip("link", "add", f"host{number}", "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
         _ip("link", "set", f"host{number}", "master", "hosts", "up")
-        made = Host(["nsenter", f"--target={holder.pid}", "--net", "--uts"])
+        made = Host([shutil.which("nsenter") or "nsenter", f"--target={holder.pid}", "--net", "--uts"])
         address = f"{NETWORK}.{10 + number}/24"
         own = f"hostname host{number}; ip link set lo up; ip address add {address} dev eth0; ip link set eth0 up"
         subprocess.run([*made.command, "sh", "-ec", own], check=True)
