@@ -154,7 +154,6 @@ def _idle(made: Plane) -> dict[str, Any]:
     time.sleep(IDLE_SECONDS)
     seconds = IDLE_WORKERS * (time.monotonic() - began)
     queries = "SELECT left(query, 60), calls FROM pg_stat_statements WHERE calls > 3 ORDER BY calls DESC LIMIT 20"
-    pids = [str(child) for process in workers for child in (process.popen.pid,)]
     return {
         "workers": IDLE_WORKERS,
         "cpu_share_a_worker": (sum(map(cpu, workers)) - spent) / seconds,
@@ -168,7 +167,6 @@ def _idle(made: Plane) -> dict[str, Any]:
             made, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'promptmill'"
         ),
         "redis_clients": _redis_clients(made),
-        "worker_pids": pids,
     }
 
 
