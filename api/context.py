@@ -12,7 +12,7 @@ from fastapi.security import SecurityScopes
 from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
-from jobs import db, idempotency, keys, quotas
+from jobs import db, idempotency, keys, quotas, telemetry
 from jobs.dispatch import Dispatcher
 from jobs.errors import AuthenticationFailed, Unavailable
 from jobs.idempotency import Call
@@ -90,16 +90,28 @@ async def _caller(request: Request, needs: SecurityScopes, context: Here) -> Cal
     if not key:
         message = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
         raise AuthenticationFailed(message)
+    caller = await admit(context, key.strip())
+    caller.require(needs.scopes)
+    return caller
+
+
+async def admit(context: Context, key: str) -> Caller:
+    """Return who the key stands for, and count a call of its project.
+
+    Raises:
+        AuthenticationFailed: it is none of ours.
+        QuotaExceeded: the project had its calls of this minute.
+    """
     default = context.settings.limits.quotas.calls_per_minute
 
-    def admit(connection: Connection) -> Caller:
-        caller = keys.authenticate(connection, key.strip())
+    def count(connection: Connection) -> Caller:
+        caller = keys.authenticate(connection, key)
         most = caller.calls_per_minute
         quotas.take_call(connection, caller.project_id, default if most is None else most)
         return caller
 
-    caller = await context.transaction(None, admit, point="admit_call")
-    caller.require(needs.scopes)
+    caller = await context.transaction(None, count, point="admit_call")
+    telemetry.add(project_id=caller.project_id, key_id=caller.key_id)
     return caller
 
 

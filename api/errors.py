@@ -63,18 +63,28 @@ def _sendable(text: str) -> str:
 
 async def _ours(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.PromptmillError)
-    if isinstance(error, errors.Unavailable):
-        log.warning("unavailable", error=db.reason(error))
+    note(error)
     for kind, status, wire_type, headers in _TABLE:
         if isinstance(error, kind):
-            more = _when_to_retry(error) if isinstance(error, errors.QuotaExceeded) else {}
+            more = when_to_retry(error) if isinstance(error, errors.QuotaExceeded) else {}
             return reply(
                 status, error.message, kind=wire_type, param=error.param, code=error.code, headers=headers | more
             )
     return unexpected(error)
 
 
-def _when_to_retry(error: errors.QuotaExceeded) -> dict[str, str]:
+def note(error: errors.PromptmillError) -> None:
+    """Log what an operator has to know of an error that a client is told."""
+    if isinstance(error, errors.Unavailable):
+        log.warning("unavailable", error=db.reason(error))
+
+
+def status_of(error: errors.PromptmillError) -> int | None:
+    """Return the status that says this error; None if nobody thought of it."""
+    return next((status for kind, status, _, _ in _TABLE if isinstance(error, kind)), None)
+
+
+def when_to_retry(error: errors.QuotaExceeded) -> dict[str, str]:
     """Say it as the SDK reads it: it waits and tries again by itself, unless only its user can mend this."""
     if error.retry_after_ms is None:
         return {"retry-after-ms": "60000", "retry-after": "60", "x-should-retry": "false"}

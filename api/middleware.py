@@ -5,13 +5,12 @@ import re
 import time
 from dataclasses import dataclass
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import errors
+from api import errors, notes
 from jobs import ids, telemetry
 from jobs.settings import Api
 
@@ -20,7 +19,7 @@ log = telemetry.get_logger(__name__)
 
 # Far above any batch; files are bounded where they are read.
 MAX_BODY_BYTES = 1_000_000
-STREAMED = re.compile("POST (/v1/files|/v1/uploads/[^/]+/parts|/v1/messages/batches)")
+STREAMED = re.compile("POST (/v1/files|/v1/uploads/[^/]+/parts|/v1/messages/batches|/ui/files)")
 
 
 class BodyBounds:
@@ -111,8 +110,18 @@ class _Body:
         return send_noting
 
 
+# What proxies number calls with, a UUID or its digits, and what we do. Anything else may be words of a client.
+CALL_ID = re.compile("(req_)?[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def _call_id(scope: Scope) -> str:
+    """Return the id that a proxy has given the call, or a new one."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if CALL_ID.fullmatch(given) else ids.new_call_id()
+
+
 class RequestIds:
-    """Gives each call an id: in the reply's `x-request-id`, where the SDK looks for it, and in every log line."""
+    """Each call has an id: in the reply's `x-request-id`, where the SDK looks for it, and in every log line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -121,7 +130,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call_id, started, status = ids.new_call_id(), time.perf_counter(), 0
+        call_id, started, status = _call_id(scope), time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -130,7 +139,7 @@ class RequestIds:
                 MutableHeaders(scope=message)["x-request-id"] = call_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=call_id):
+        with telemetry.about(request_id=call_id):
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
@@ -140,10 +149,4 @@ class RequestIds:
                     raise
                 await errors.unexpected(error)(scope, receive, send_with_id)
             finally:
-                _log(scope, status, time.perf_counter() - started)
-
-
-def _log(scope: Scope, status: int, seconds: float) -> None:
-    # The route's pattern, not the path: a path may hold anything a client likes to write.
-    route = getattr(scope.get("route"), "path", None)
-    log.info("call", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+                notes.note_call(call_id, scope, status, time.perf_counter() - started)

@@ -46,8 +46,8 @@ class Bench:
         self._cpu = _cpu()
         steps, record = self.engine.steps, self.engine.steps.record
 
-        def note(scheduler: Any, iteration: Any) -> None:
-            record(scheduler, iteration)
+        def note(scheduler: Any, iteration: Any, replica: int = 0) -> None:
+            record(scheduler, iteration, replica)
             self._steps.append((time.monotonic(), steps.running, steps.waiting, steps.kv_use))
 
         steps.record = note

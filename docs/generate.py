@@ -8,19 +8,33 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import reference
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from jobs import profiles, settings
-from workers import estimate
+import api.metrics
+from jobs import census, metrics, profiles, settings
+from workers import estimate, reconciler_metrics, worker_metrics
 from workers.engines.kv import GIB, Pool
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 PROFILES_PAGE = ROOT / "docs" / "profiles.md"
+REFERENCE_PAGE, OPENAPI_DOCUMENT = ROOT / "docs" / "reference.md", ROOT / "docs" / "openapi.json"
 PROFILES_BEGIN, PROFILES_END = "<!-- profiles -->\n", "<!-- /profiles -->\n"
+MONITORING_PAGE = ROOT / "docs" / "monitoring.md"
+FIGURES_BEGIN, FIGURES_END = "<!-- figures -->\n", "<!-- /figures -->\n"
+FIGURES_OF = (
+    ("Every process", metrics),
+    ("API", api.metrics),
+    ("Worker", worker_metrics),
+    ("Reconciler, of itself", reconciler_metrics),
+    ("Reconciler, of the whole queue", census),
+)
 HEAD = """\
 # Settings
 
@@ -99,6 +113,33 @@ def _profiles_table() -> Iterator[str]:
         yield f"| `{name.rpartition('/')[2]}` | {sizes} | {pool} | {rows} | {most} |"
 
 
+def monitoring_page() -> str:
+    """Return the page with a table of the figures of each kind of process."""
+    head, rest = MONITORING_PAGE.read_text().split(FIGURES_BEGIN)
+    tail = rest.split(FIGURES_END)[1]
+    tables = "\n".join(line for title, module in FIGURES_OF for line in _figures_table(title, module))
+    return f"{head}{FIGURES_BEGIN}\n{tables}\n{FIGURES_END}{tail}"
+
+
+def _figures_table(title: str, module: ModuleType) -> Iterator[str]:
+    yield f"**{title}**\n\n| figure | kind | labels | what it is |\n| --- | --- | --- | --- |"
+    for name, kind, labels, words in figures(module):
+        yield f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {words} |"
+    yield ""
+
+
+def figures(module: ModuleType) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Yield name, kind, labels and meaning of each figure that a module defines."""
+    for value in vars(module).values():
+        if isinstance(value, MetricWrapperBase):
+            (described,) = value.describe()
+            end = {"counter": "_total", "info": "_info"}.get(described.type, "")
+            # The library has no public name for them.
+            yield described.name + end, described.type, tuple(value._labelnames), described.documentation  # noqa: SLF001
+    for figure in getattr(module, "FIGURES", ()):
+        yield figure.name, figure.kind, figure.labels, figure.help
+
+
 def broken_references() -> Iterator[str]:
     """Yield what pages point to and is not there."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -112,13 +153,22 @@ def broken_references() -> Iterator[str]:
                 yield f"{page.relative_to(ROOT)} names `make {target}`, which is not there"
 
 
+def _generated() -> Iterator[tuple[Path, str]]:
+    document = reference.document()
+    yield SETTINGS_PAGE, settings_page()
+    yield PROFILES_PAGE, profiles_page()
+    yield MONITORING_PAGE, monitoring_page()
+    yield REFERENCE_PAGE, reference.page(document)
+    yield OPENAPI_DOCUMENT, reference.document_page(document)
+
+
 def main() -> int:
     """Return the exit status: 1 when something is not up to date or points nowhere."""
     problems = list(broken_references())
-    for page, fresh in ((SETTINGS_PAGE, settings_page()), (PROFILES_PAGE, profiles_page())):
+    for page, fresh in _generated():
         if "--check" not in sys.argv:
             page.write_text(fresh)
-        elif page.read_text() != fresh:
+        elif not page.exists() or page.read_text() != fresh:
             problems.append(f"docs/{page.name} is out of date: run `make docs`")
     sys.stdout.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0

@@ -80,7 +80,9 @@ _CLAIM = """
     SELECT c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, b.source_file_id,
            c.model_no, c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
            extract(epoch FROM b.expires_at - app_now())::float AS seconds_left,
-           c.suspect_since IS NOT NULL AS is_suspect
+           c.suspect_since IS NOT NULL AS is_suspect, c.model,
+           extract(epoch FROM app_now() - coalesce(
+               (SELECT max(ended_at) FROM attempts WHERE shard_id = c.id), c.created_at))::float AS waited_seconds
     FROM wanted LEFT JOIN claimed c ON c.id = wanted.id LEFT JOIN batches b ON b.id = c.batch_id
 """
 # Else rows may have died with their engine: the reconciler takes such a lease back, and looks into it.

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from jobs import metrics
 from jobs.errors import Collision, InvalidRequest, OutcomeUnknown, Unavailable
 from jobs.failpoints import failpoint
 
@@ -25,6 +26,7 @@ Generated = TypeVar("Generated")
 # Longest time that anybody waits for a connection of a pool.
 WAIT_SECONDS = 5
 LOCK_SECONDS = 10.0
+IDLE_SECONDS = 60.0
 # Of a statement's time, until its connection is given up: an answer of the server, that it cut the statement, is first.
 PATIENCE = 1.25
 _SESSION = {
@@ -37,7 +39,7 @@ _SESSION = {
 }
 _OPTIONS = (
     "-c statement_timeout={statement}ms -c lock_timeout={lock}ms "
-    "-c idle_in_transaction_session_timeout=60s -c TimeZone=UTC "
+    "-c idle_in_transaction_session_timeout={idle}ms -c TimeZone=UTC "
     # The server, too, finds out that a client's machine is gone, and gives back its locks.
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
@@ -55,13 +57,18 @@ _COLLISIONS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetec
 _GOING_AWAY = "57P"
 
 
-def make_engine(url: str, *, connections: int, statement_seconds: float = 60) -> Engine:
+def make_engine(
+    url: str, *, connections: int, statement_seconds: float = 60, idle_seconds: float = IDLE_SECONDS
+) -> Engine:
     """Return a pool of at most `connections` connections to `url`; nothing is opened yet.
 
-    No statement takes longer than `statement_seconds`, and none waits longer than `LOCK_SECONDS` for a lock.
+    No statement takes longer than `statement_seconds`, and none waits longer than `LOCK_SECONDS` for a lock. A
+    transaction that does nothing for `idle_seconds`, since its process stands still, is ended, and its locks with it.
     """
     options = _OPTIONS.format(
-        statement=int(1_000 * statement_seconds), lock=int(1_000 * min(LOCK_SECONDS, statement_seconds))
+        statement=int(1_000 * statement_seconds),
+        lock=int(1_000 * min(LOCK_SECONDS, statement_seconds)),
+        idle=int(1_000 * idle_seconds),
     )
     engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
@@ -173,9 +180,11 @@ def _in_our_words() -> Iterator[_Stage]:
     try:
         yield stage
     except PoolTimeoutError as error:
+        _count(error)
         raise Unavailable from error
     except DBAPIError as error:
         if error.connection_invalidated or isinstance(error.orig, TRANSIENT):
+            _count(error)
             raise _kind(error.orig, stage.broken) from error
         if isinstance(error.orig, psycopg.DataError) and error.orig.sqlstate is None:
             message = "A parameter holds a NUL character."
@@ -186,6 +195,7 @@ def _in_our_words() -> Iterator[_Stage]:
         raise InvalidRequest(message) from None
     except TRANSIENT as error:
         # From COPY, which goes past SQLAlchemy.
+        _count(error)
         raise _kind(error, stage.broken) from error
 
 
@@ -196,6 +206,10 @@ def _kind(error: BaseException | None, broken: type[Unavailable]) -> type[Unavai
         has_waited = isinstance(error, psycopg.errors.ConnectionTimeout)
         return Unavailable if has_waited and broken is Collision else broken
     return Collision if isinstance(error, _COLLISIONS) else Unavailable
+
+
+def _count(error: BaseException) -> None:
+    metrics.DATABASE_ERRORS.labels(reason(error)).inc()
 
 
 def reason(error: BaseException) -> str:

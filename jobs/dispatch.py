@@ -15,7 +15,7 @@ from celery import Celery
 from kombu import Queue
 from sqlalchemy import Engine, func, select, update
 
-from jobs import batches, db, hints, telemetry
+from jobs import batches, db, hints, metrics, telemetry
 from jobs.errors import ConfigurationError
 from jobs.failpoints import failpoint
 from jobs.settings import Settings
@@ -122,6 +122,7 @@ class Dispatcher:
                 shard_ids = batches.shards_without_hint(connection, batch_id)
             self.hint(shard_ids)
         except Exception as error:  # noqa: BLE001  the reconciler will do it; the batch is safe
+            metrics.HINTS.labels("failed").inc()
             log.warning("hints_failed", batch_id=batch_id, error=type(error).__name__)
 
     def hint_overdue(self, hint_seconds: float) -> int:
@@ -169,3 +170,4 @@ class Dispatcher:
                     f"{row.total} rows)",
                 )
                 failpoint("send_hint.after_publish")
+                metrics.HINTS.labels("sent").inc()

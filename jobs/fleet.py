@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -44,14 +44,16 @@ def register(
     )
 
 
-def note_seen(connection: Connection, worker_id: str) -> None:
-    connection.execute(update(workers).where(workers.c.id == worker_id).values(seen_at=func.app_now()))
+def note_seen(connection: Connection, worker_id: str, load: Mapping[str, float | None] | None = None) -> None:
+    """Record that a worker is there, and what its engine is busy with: numbers by name, as `workers.load` has them."""
+    statement = update(workers).where(workers.c.id == worker_id)
+    connection.execute(statement.values(seen_at=func.app_now(), load=load))
 
 
 def note_stopped(connection: Connection, worker_id: str) -> None:
     """Record that a worker ended in order. Its models stay known for a while: it may be restarting."""
     statement = update(workers).where(workers.c.id == worker_id)
-    connection.execute(statement.values(seen_at=func.app_now(), stopped_at=func.app_now()))
+    connection.execute(statement.values(seen_at=func.app_now(), stopped_at=func.app_now(), load=None))
 
 
 def served_models(connection: Connection, *, memory_seconds: float) -> dict[str, int]:
@@ -89,13 +91,15 @@ class WorkerInfo:
     revision: str
     state: str
     """`running`, `stopped`, or since when it was not seen."""
+    load: dict[str, float | None] | None
+    """What its engine was busy with when it was last seen, as `workers.load` has it."""
 
 
 def list_seen(connection: Connection, *, memory_seconds: float) -> list[WorkerInfo]:
     """Return the workers that were seen lately, the newest first."""
     statement = text(
         """
-        SELECT id, hostname, version, engine, models, revision,
+        SELECT id, hostname, version, engine, models, revision, load,
                CASE WHEN stopped_at IS NOT NULL THEN 'stopped'
                     WHEN seen_at > app_now() - interval '2 minutes' THEN 'running'
                     ELSE 'not seen since ' || to_char(seen_at, 'YYYY-MM-DD HH24:MI:SS') END AS state
@@ -104,7 +108,16 @@ def list_seen(connection: Connection, *, memory_seconds: float) -> list[WorkerIn
     )
     rows = connection.execute(statement, {"memory": memory_seconds})
     return [
-        WorkerInfo(row.id, row.hostname, row.version, row.engine, ", ".join(row.models), row.revision or "", row.state)
+        WorkerInfo(
+            id=row.id,
+            host=row.hostname,
+            version=row.version,
+            engine=row.engine,
+            models=", ".join(row.models),
+            revision=row.revision or "",
+            state=row.state,
+            load=row.load,
+        )
         for row in rows
     ]
 
@@ -153,3 +166,34 @@ def check_version(connection: Connection) -> None:
     if not may_claim(connection):
         message = f"This worker is of version {VERSION}, and {required_version(connection)} is asked for at least."
         raise ConfigurationError(message)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What every project may know of a worker: what it serves, and whether it is there. Not where it is."""
+
+    id: str
+    engine: str
+    version: str
+    models: list[str]
+    endpoints: list[str]
+    is_stopped: bool
+    seconds_ago: float
+    """When it was last seen; each heartbeat says it anew."""
+    kv_use: float | None
+    """Part of its KV cache in use when it was last seen, 0 to 1; None: it does not say."""
+
+
+def sightings(connection: Connection, *, memory_seconds: float) -> list[Sighting]:
+    """Return the workers that were seen lately, those that are there first, then the newest."""
+    statement = text(
+        """
+        SELECT id, engine, version, models, endpoints, stopped_at IS NOT NULL AS is_stopped,
+               greatest(0, extract(epoch FROM app_now() - seen_at))::double precision AS seconds_ago,
+               CAST(to_jsonb(workers) -> 'load' ->> 'kv_use' AS double precision) AS kv_use
+        FROM workers WHERE seen_at > app_now() - make_interval(secs => :memory)
+        ORDER BY is_stopped, started_at DESC, id LIMIT 1000
+        """
+    )
+    rows = connection.execute(statement, {"memory": memory_seconds})
+    return [Sighting(**row._mapping) for row in rows]  # noqa: SLF001  its public name

@@ -18,6 +18,14 @@ _MESSAGE_BATCH = re.compile(f"{MESSAGE_BATCH_PREFIX}([0-9a-f]{{32}})")
 _RESULT_FILE = re.compile(r"file-([0-9a-f]{32})-(output|error)")
 
 
+_ID = re.compile(r"(batch_|msgbatch_|file-|upload_|part_|wh_)[0-9a-f]{32}(-output|-error)?")
+
+
+def is_id(words: object) -> bool:
+    """Tell whether this has the form of an id of ours, so that it can hold no words of a client."""
+    return isinstance(words, str) and _ID.fullmatch(words) is not None
+
+
 def new_file_id() -> str:
     return f"file-{secrets.token_hex(16)}"
 

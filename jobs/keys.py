@@ -52,13 +52,17 @@ class Caller:
     calls_per_minute: int | None = None
     """The project's own limit; None: the setting's."""
 
+    def may(self, scope: str) -> bool:
+        """Tell whether the key has this scope."""
+        return Scope.EVERYTHING in self.scopes or scope in self.scopes
+
     def require(self, scopes: Iterable[str]) -> None:
         """Go on if the key has all these scopes.
 
         Raises:
             PermissionDenied: it has not; they are named.
         """
-        missing = set() if Scope.EVERYTHING in self.scopes else set(scopes) - self.scopes
+        missing = {scope for scope in scopes if not self.may(scope)}
         if missing:
             message = f"The API key has insufficient permissions. Missing scopes: {', '.join(sorted(missing))}."
             raise PermissionDenied(message)

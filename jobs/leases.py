@@ -51,6 +51,9 @@ class Lease:
     seconds_left: float
     is_suspect: bool = False
     """It must be run alone (`jobs.suspects`)."""
+    model: str = ""
+    waited_seconds: float = 0
+    """How long the shard has waited for this claim."""
 
     @property
     def held(self) -> Held:

@@ -3,6 +3,8 @@
 Everything here is idempotent: workers call `settle` when a shard ends, and the reconciler calls all of it again.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import Connection, func, select, text
@@ -133,6 +135,37 @@ def publish_result_files(connection: Connection, batch_id: str, retention: Reten
             "expires_at": func.app_now() + life,
         }
         connection.execute(insert(files).values(values).on_conflict_do_nothing())
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a batch ended, and how long it was in each state that it was in, seconds."""
+
+    status: BatchStatus
+    state_seconds: Mapping[str, float]
+
+
+def end(connection: Connection, batch_id: str, retention: Retention) -> Ended | None:
+    """`settle`, and tell of the batch's life if this ended it."""
+    status = settle(connection, batch_id, retention)
+    return Ended(status, _state_seconds(connection, batch_id)) if status else None
+
+
+_STATE_SECONDS = text(
+    """
+    SELECT extract(epoch FROM in_progress_at - created_at)::float AS validating,
+           extract(epoch FROM coalesce(finalizing_at, expired_at, cancelling_at) - in_progress_at)::float
+               AS in_progress,
+           extract(epoch FROM completed_at - finalizing_at)::float AS finalizing,
+           extract(epoch FROM cancelled_at - cancelling_at)::float AS cancelling
+    FROM batches WHERE id = :batch_id
+    """
+)
+
+
+def _state_seconds(connection: Connection, batch_id: str) -> dict[str, float]:
+    row = connection.execute(_STATE_SECONDS, {"batch_id": batch_id}).one()
+    return {state: seconds for state, seconds in row._mapping.items() if seconds is not None}  # noqa: SLF001
 
 
 _TO_SETTLE = text(

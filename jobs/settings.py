@@ -195,6 +195,18 @@ class Api(_Section):
     """Slowest body, bytes a second. A bad mobile link is ten times faster."""
 
 
+class Web(_Section):
+    """The web page, which the HTTP service serves at `/` (docs/web.md)."""
+
+    enabled: bool = True
+    """Serve it. It shows to a key what the key may see anyway."""
+    session_seconds: Count = 43_200
+    """How long a log-in lasts, seconds. A working day; a key that is revoked ends it at once."""
+    key_file: Path | None = None
+    """File with keys that seal sessions, in the form of `webhooks.key_file`. Unset: each API process makes its own key,
+    so that a log-in ends with the process. Several processes behind one address need one file."""
+
+
 class Images(_Section):
     """Images in requests (docs/images.md). A worker checks each one before its engine sees it."""
 
@@ -380,6 +392,9 @@ class Worker(_Section):
     engine takes at once: the engine is to be as busy with many small batches as with a large one."""
     request_timeout_seconds: Seconds = 600
     """Longest time one request may run, seconds; then it fails alone with `request_timeout`."""
+    max_answer_bytes: Bytes = 256_000_000
+    """Longest line of a result, bytes; a request with a longer one fails alone with `answer_too_large`. 2,048
+    embeddings of 4,096 numbers are about 170 MB; Postgres takes no row of 1 GB."""
     stall_seconds: Seconds = 100
     """An engine that runs requests and makes no progress for this long is taken for hung, seconds. A heartbeat looks,
     so a hang is found within two minutes."""
@@ -419,6 +434,45 @@ class Flower(_Section):
     """Password for basic authentication. Flower does not start without one: its page is open by default."""
 
 
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Metrics(_Section):
+    """Figures for Prometheus (docs/monitoring.md). Each process that is to show some needs a port of its own."""
+
+    host: str = "127.0.0.1"
+    """Address of these ports. Loopback; any other needs a token. Keys of clients open nothing there: the figures are of
+    all projects."""
+    token: SecretStr | None = None
+    """What Prometheus must say, as `Authorization: Bearer TOKEN`. Unset: whoever is on this machine may look."""
+    api_port: Port | None = None
+    """Port on which `promptmill serve` shows its figures. Unset: none, as for the others."""
+    worker_port: Port | None = None
+    """Port of `promptmill worker`. Several on one machine need several."""
+    reconciler_port: Port | None = None
+    """Port of `promptmill reconciler`, which also shows what waits, runs and is late in the whole queue."""
+    projects: bool = True
+    """Tell projects apart in what waits and runs, by their ids, the hundred with most; others are added up."""
+    census_seconds: Seconds = 5
+    """What waits and runs is counted anew after this long, seconds, however often it is asked for."""
+
+    @model_validator(mode="after")
+    def _closed_to_others(self) -> "Metrics":
+        if self.token is None and self.host not in ("127.0.0.1", "::1", "localhost"):
+            message = f"metrics.host {self.host} is not loopback: set metrics.token too"
+            raise ValueError(message)
+        return self
+
+
+class Tracing(_Section):
+    """Traces for OpenTelemetry (docs/monitoring.md). Needs the extra `otel`."""
+
+    endpoint: str | None = None
+    """Where a collector takes OTLP over HTTP: `http://127.0.0.1:4318/v1/traces`. Unset: no traces are made."""
+    share: Annotated[float, Field(ge=0, le=1)] = 1
+    """Part of the batches, and of the calls, that are traced, the same ones in all processes."""
+
+
 class Settings(BaseSettings):
     """The tree. Read once by each entry point and handed down; nothing else reads the environment."""
 
@@ -444,6 +498,8 @@ class Settings(BaseSettings):
     """Where `promptmill up` keeps its databases, keys and logs."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""
+    log_format: Literal["json", "console"] = "json"
+    """`json`: an object a line, for programs; `console`: aligned words, for a person at a terminal."""
     alive_file: Path | None = None
     """File that worker and reconciler touch while they go on, one for each; `promptmill healthy` looks at its age.
     Unset: nothing is touched. `promptmill up` watches its processes itself."""
@@ -454,8 +510,11 @@ class Settings(BaseSettings):
     webhooks: Webhooks = Webhooks()
     images: Images = Images()
     api: Api = Api()
+    web: Web = Web()
     worker: Worker = Worker()
     flower: Flower = Flower()
+    metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
 
     @classmethod
     def settings_customise_sources(

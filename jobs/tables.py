@@ -38,7 +38,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSON
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSON, JSONB
 from sqlalchemy.types import Boolean
 
 from jobs.states import BatchStatus, ShardState
@@ -448,6 +448,9 @@ workers = Table(
     Column("version", Text, nullable=False),
     # Of its engine and its model (`workers.revisions`), so that one can say afterwards what answered.
     Column("revision", Text),
+    # When it was last seen: `running`, `waiting` requests of its engine, `kv_use` of its KV cache (0 to 1, null if it
+    # does not say), `preempted` since it started, and the `shards` it holds. Null: stopped, not known yet, or older.
+    Column("load", JSONB(none_as_null=True)),
     _moment("started_at", required=True),
     _moment("seen_at", required=True),
     _moment("stopped_at"),

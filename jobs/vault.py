@@ -12,6 +12,8 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from jobs import events
 from jobs.errors import ConfigurationError, InvalidRequest
 
+_SETTING = "webhooks.key_file"
+
 
 def new_key() -> str:
     """Return a key that nobody has: a line of the file."""
@@ -28,7 +30,7 @@ def seal(secret: str, key_file: Path | None) -> str:
     if key_file is None:
         message = "This server has no key to keep the secrets of webhooks with (webhooks.key_file)."
         raise InvalidRequest(message, code="webhooks_not_configured")
-    return _keys(key_file).encrypt(secret.encode()).decode()
+    return read_keys(key_file, _SETTING).encrypt(secret.encode()).decode()
 
 
 def unseal(stored: str, key_file: Path | None) -> str:
@@ -41,18 +43,23 @@ def unseal(stored: str, key_file: Path | None) -> str:
         return stored
     try:
         if key_file is not None:
-            return _keys(key_file).decrypt(stored).decode()
+            return read_keys(key_file, _SETTING).decrypt(stored).decode()
     except InvalidToken:
         pass
     message = "A webhook's secret was sealed with a key that is not in webhooks.key_file."
     raise ConfigurationError(message)
 
 
-def _keys(path: Path) -> MultiFernet:
+def read_keys(path: Path, setting: str) -> MultiFernet:
+    """Return the keys of a file, which the setting of this name names.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no key.
+    """
     try:
         lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
         # The first one of a MultiFernet seals.
         return MultiFernet([Fernet(line) for line in reversed(lines) if line])
     except (OSError, ValueError) as error:
-        message = f"webhooks.key_file has no keys that can be read: {type(error).__name__}."
+        message = f"{setting} has no keys that can be read: {type(error).__name__}."
         raise ConfigurationError(message) from error

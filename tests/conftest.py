@@ -12,6 +12,8 @@ from sqlalchemy import Engine
 from jobs import db, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+# Folders whose files take longest come first, so that no process is left alone with a long one at the end.
+LONGEST_FIRST = ["soak", "faults", "acceptance", "engines", "hostile", "integration"]
 # Suites of their own: against a server that they are told (`make conformance`), and where vLLM is (`make test-vllm`).
 collect_ignore = ["conformance", "conformance_anthropic", "vllm_engine", "vllm_service"]
 # A developer's own settings have no say in a test.
@@ -19,6 +21,12 @@ for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
     if not name.startswith(settings.TEST_PREFIX):
         del os.environ[name]
 os.environ["PROMPTMILL_WEBHOOKS__KEY_FILE"] = str(services.KEY_FILE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by folder, files and tests in the order that they have."""
+    folders = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: folders.get(item.path.relative_to(ROOT / "tests").parts[0], len(folders)))
 
 
 def migrate(url: str, revision: str = "head") -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -19,6 +20,11 @@ def jsonl(requests: Iterable[Mapping[str, Any]]) -> bytes:
 
 def numbered(count: int, prompt: Callable[[int], str] = lambda number: f"text {number}") -> bytes:
     return jsonl(request(f"row-{number}", prompt(number)) for number in range(count))
+
+
+def gated(gate: Path, free: int = 0) -> Callable[[int], str]:
+    """Return prompts that the scripted engine answers only when `gate` is there, but for the first `free` of them."""
+    return lambda number: f"text {number}" if number < free else f"AWAIT {gate} {number}"
 
 
 def parse(content: bytes) -> list[dict[str, Any]]:

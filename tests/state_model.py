@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-LEASE_SECONDS, WINDOW_SECONDS = 3_600, 86_400
+LEASE_SECONDS, WINDOW_SECONDS, MOST_DEATHS = 3_600, 86_400, 2
 RUNS = ("in_progress", "cancelling")
 Held = tuple[str, int]
 
@@ -24,9 +24,42 @@ class Shard:
     written_by: dict[int, int] = field(default_factory=dict)
     attempts: dict[int, str | None] = field(default_factory=dict)
     """By token: why it ended, None while it has not."""
+    aboard: dict[int, int] = field(default_factory=dict)
+    """By token: the line up to which requests may have been started."""
+    suspect_since: int | None = None
+    """The token under which an engine died with these requests aboard."""
 
     def end_attempt(self, reason: str) -> None:
         self.attempts |= {token: reason for token, ended in self.attempts.items() if ended is None}
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the end of its lease may have been the death of an engine."""
+        return self.suspect_since is not None or self.token in self.aboard
+
+    def deaths(self, line: int) -> int:
+        since = [token for token in self.attempts if token > (self.suspect_since or 0)]
+        return sum(self.attempts[token] in ("died", "lost") and self.aboard.get(token, 0) >= line for token in since)
+
+    def cut(self, line: int, *, suspect: bool) -> "Shard | None":
+        """Part with the requests behind `line`, if any of them is to be run."""
+        behind = [each for each in self.lines if each > line]
+        if set(behind) <= set(self.outcomes):
+            return None
+        rest = replace(
+            self,
+            lines=behind,
+            outcomes={each: code for each, code in self.outcomes.items() if each > line},
+            written_by={each: token for each, token in self.written_by.items() if each > line},
+            attempts=dict(self.attempts),
+            aboard=dict(self.aboard),
+            suspect_since=self.token if suspect else None,
+            state="queued",
+            hinted_at=None,
+        )
+        self.lines = [each for each in self.lines if each <= line]
+        self.outcomes = {each: code for each, code in self.outcomes.items() if each <= line}
+        return rest
 
     def note(self, outcomes: dict[int, str | None]) -> None:
         fresh = {line: code for line, code in outcomes.items() if line not in self.outcomes}
@@ -82,7 +115,8 @@ class Model:
             for shard_id, shard in self.shards.items()
             if self.is_open(shard.batch_id)
             and (
-                shard.state == "queued" or (shard.state == "running" and shard_id == hinted and shard.until < self.now)
+                shard.state == "queued"
+                or (shard.state == "running" and shard_id == hinted and shard.until < self.now and not shard.is_watched)
             )
             and (hinted or self.is_due(shard, seconds))
         }
@@ -93,6 +127,8 @@ class Model:
         shard.end_attempt("lost")
         shard.state, shard.token, shard.until = "running", shard.token + 1, self.now + LEASE_SECONDS
         shard.attempts[shard.token] = None
+        if shard.suspect_since is not None:
+            shard.aboard[shard.token] = shard.lines[-1]
         return shard.token
 
     def holder(self, held: Held) -> Shard | None:
@@ -119,16 +155,73 @@ class Model:
     def release(self, held: Held) -> str | None:
         if not (shard := self.holder(held)):
             return None
+        state = self._give_back(shard)
+        shard.end_attempt("released" if state == "queued" else "stopped")
+        return state
+
+    def _give_back(self, shard: Shard) -> str:
         shard.state, shard.hinted_at = "queued" if self.is_open(shard.batch_id) else "stopped", None
-        shard.end_attempt("released" if shard.state == "queued" else "stopped")
         return shard.state
 
+    def over(self, *, watched: bool) -> set[str]:
+        """Return the shards whose lease has ended."""
+        over = [key for key, each in self.shards.items() if each.state == "running" and each.until < self.now]
+        return {key for key in over if self.shards[key].is_watched == watched}
+
     def recover(self) -> set[str]:
-        over = {key: each for key, each in self.shards.items() if each.state == "running" and each.until < self.now}
-        for shard in over.values():
-            shard.state, shard.hinted_at = "queued" if self.is_open(shard.batch_id) else "stopped", None
-            shard.end_attempt("lost")
-        return set(over)
+        over = self.over(watched=False)
+        for shard_id in over:
+            self._give_back(self.shards[shard_id])
+            self.shards[shard_id].end_attempt("lost")
+        return over
+
+    # Suspects. `new_id` is what the shard is called that is parted from another, if one is.
+
+    def mark(self, held: Held, line: int) -> bool:
+        """Return whether requests up to `line` may be started."""
+        shard, token = self.shards[held[0]], held[1]
+        may = shard.attempts[token] is None
+        if may:
+            shard.aboard[token] = max(shard.aboard.get(token, 0), line)
+        return may
+
+    def die(self, held: Held, line: int, new_id: str | None) -> str | None:
+        if not (shard := self.holder(held)):
+            return None
+        shard.aboard[shard.token] = min(shard.aboard[shard.token], line)
+        shard.end_attempt("died")
+        return self._judge(shard, line, new_id, waits=False)
+
+    def take_back(self, shard_id: str, new_id: str | None) -> str:
+        shard = self.shards[shard_id]
+        has_waited = shard.token not in shard.attempts
+        shard.end_attempt("lost")
+        line = shard.lines[-1] if has_waited else shard.aboard[shard.token]
+        return self._judge(shard, line, new_id, waits=not has_waited)
+
+    def _judge(self, shard: Shard, line: int, new_id: str | None, *, waits: bool) -> str:
+        missing = [each for each in shard.lines if each not in shard.outcomes and self.is_open(shard.batch_id)]
+        aboard = [each for each in missing if each <= line]
+        if aboard and shard.suspect_since is not None and len(missing) == 1:
+            return self._judge_one(shard, aboard[0], waits=waits)
+        if aboard:
+            was_suspect = shard.suspect_since is not None
+            last = aboard[(len(aboard) - 1) // 2] if was_suspect else aboard[-1]
+            if rest := shard.cut(last, suspect=was_suspect):
+                assert new_id
+                self.shards[new_id] = rest
+            shard.suspect_since = shard.token
+        return self._give_back(shard)
+
+    def _judge_one(self, shard: Shard, line: int, *, waits: bool) -> str:
+        if shard.deaths(line) < MOST_DEATHS:
+            return self._give_back(shard)
+        if waits:
+            shard.token, shard.until = shard.token + 1, self.now + LEASE_SECONDS
+        else:
+            shard.note({line: "engine_crashed"})
+            shard.state = "done"
+        return shard.state
 
     def cancel(self, batch_id: str) -> bool:
         """Return whether it may be cancelled, or was."""

@@ -32,10 +32,11 @@ def worker(
     if dry_run:
         _show_dry_run(configuration.worker, gpu_memory, lengths, as_json=json)
         return
-    from jobs import telemetry
+    from jobs import telemetry, tracing
     from workers import service
 
-    telemetry.configure(configuration.log_level, "worker")
+    telemetry.configure(configuration.log_level, "worker", configuration.log_format)
+    tracing.configure(configuration.tracing, "worker")
     sys.exit(service.run(configuration))
 
 
@@ -53,13 +54,19 @@ def _show_dry_run(worker: settings.Worker, gpu_memory: str | None, lengths: str 
 
 def reconciler() -> None:
     """Run the reconciler: takes back the work of dead workers, ends batches, calls webhooks."""
-    from jobs import dispatch, telemetry
+    from jobs import dispatch, metrics, metrics_port, telemetry, tracing
+    from jobs.census import Censuses
     from workers.courier import Courier
     from workers.reconciler import Reconciler
 
     configuration = settings.load()
-    telemetry.configure(configuration.log_level, "reconciler")
+    telemetry.configure(configuration.log_level, "reconciler", configuration.log_format)
+    tracing.configure(configuration.tracing, "reconciler")
     dispatch.require_noeviction(configuration)
+    figures = configuration.metrics
+    if figures.reconciler_port is not None:
+        metrics.REGISTRY.register(metrics.Reading(Censuses(configuration).families))
+    metrics_port.serve("reconciler", figures, figures.reconciler_port)
     with Courier(configuration):
         Reconciler(configuration).run()
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from jobs import db, outbox, telemetry
 from jobs.outbox import Answer, Delivery
 from jobs.settings import Settings
-from workers import network, outbound
+from workers import network, outbound, reconciler_metrics
 
 log = telemetry.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Courier:
 
     async def _deliver(self, delivery: Delivery) -> None:
         answer = await outbound.post(self._pool, delivery, self._settings)
-        _log(delivery, answer)
+        _note(delivery, answer)
         try:
             await self._transaction(
                 lambda connection: outbox.note(connection, delivery, answer, self._settings), point="note_message"
@@ -85,8 +85,9 @@ class Courier:
         return await loop.run_in_executor(self._transactions, retried)
 
 
-def _log(delivery: Delivery, answer: Answer) -> None:
+def _note(delivery: Delivery, answer: Answer) -> None:
     # Not the URL: what comes after its `?` may be a secret.
+    reconciler_metrics.WEBHOOKS.labels("arrived" if answer.is_success else "failed").inc()
     write = log.info if answer.is_success else log.warning
     write(
         "webhook_sent",

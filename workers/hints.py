@@ -79,16 +79,21 @@ class Refusals:
     def guard(self, channel: Any) -> None:  # noqa: ANN401  kombu has no types
         """Let nothing but hints through from this channel of Redis to Celery's consumer."""
         transport = channel.connection
-        transport._deliver = self._only_hints(transport._deliver)  # noqa: SLF001  kombu has no hook before it decodes
+        transport._deliver = self._only_hints(channel, transport._deliver)  # noqa: SLF001  kombu has no hook for it
         channel._brpop_read = self._only_json(channel, channel._brpop_read)  # noqa: SLF001
         channel.handlers["BRPOP"] = channel._brpop_read  # noqa: SLF001
 
-    def _only_hints(self, deliver: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
+    def _only_hints(self, channel: Any, deliver: Callable[[Any, str], None]) -> Callable[[Any, str], None]:  # noqa: ANN401
         def checked(message: object, queue: str) -> None:
             if reason := why_not(message):
                 self.add(reason)
-            else:
+                return
+            try:
                 deliver(message, queue)
+            except (Empty, channel.ResponseError, *channel.connection_errors):
+                raise
+            except Exception as error:  # noqa: BLE001  a hint is not worth a worker; this one is sent again
+                log.error("hint_failed", error=type(error).__name__)
 
         return checked
 

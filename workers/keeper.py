@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from sqlalchemy import Engine as Database
 
 from jobs import db, fleet, leases, telemetry
 from jobs.settings import Shards
+from workers import worker_metrics
 from workers.engines.base import Engine
 from workers.window import Ending, ShardRun, Window
 
@@ -61,10 +63,12 @@ class LeaseKeeper(threading.Thread):
             with db.transaction(self._database, point="renew_leases") as connection:
                 held = [run.lease.held for run in runs]
                 renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
-                fleet.note_seen(connection, self._worker_id)
+                fleet.note_seen(connection, self._worker_id, {**asdict(self._engine.load()), "shards": len(runs)})
         except Exception as error:  # noqa: BLE001  whatever it was, without this thread every lease is lost
+            worker_metrics.HEARTBEATS.labels("failed").inc()
             log.warning("heartbeat_failed", shards=len(runs), error=db.reason(error))
             return False
+        worker_metrics.HEARTBEATS.labels("taken").inc()
         for run in runs:
             self._apply(run, renewals.get(run.lease.held), asked_at)
         return True

@@ -2,13 +2,28 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from jobs import alive, db, dispatch, idempotency, leases, lifecycle, outbox, retention, suspects, telemetry
+from jobs import (
+    alive,
+    db,
+    dispatch,
+    idempotency,
+    leases,
+    lifecycle,
+    metrics,
+    outbox,
+    retention,
+    suspects,
+    telemetry,
+    tracing,
+)
 from jobs.settings import Settings
+from workers import reconciler_metrics
 
 log = telemetry.get_logger(__name__)
 
@@ -37,11 +52,19 @@ class Reconciler:
         log.info("reconciler_ready")
         while not self._stopping.is_set():
             try:
-                self.sweep()
+                self._counted_sweep()
             except Exception as error:  # noqa: BLE001  Postgres away, say; it tries again
+                reconciler_metrics.SWEEPS.labels("failed").inc()
                 log.warning("sweep_failed", error=db.reason(error))
             alive.note(self._settings.alive_file)
             self._stopping.wait(self._settings.reconciler.sweep_seconds)
+
+    def _counted_sweep(self) -> None:
+        started = time.monotonic()
+        if alone := self.sweep():
+            reconciler_metrics.SWEEP_SECONDS.observe(time.monotonic() - started)
+            reconciler_metrics.LAST_SWEEP.set_to_current_time()
+        reconciler_metrics.SWEEPS.labels("done" if alone else "another").inc()
 
     def sweep(self) -> bool:
         """Do everything that is due, unless another reconciler is at it; return whether this one was."""
@@ -78,12 +101,14 @@ class Reconciler:
         try:
             step()
         except Exception as error:  # noqa: BLE001  Redis away, say; the next sweep tries again
+            reconciler_metrics.FAILED_STEPS.labels(step.__name__.strip("_")).inc()
             log.warning("step_failed", step=step.__name__.strip("_"), error=db.reason(error))
 
     def _recover(self) -> None:
         with db.transaction(self._database, point="recover_leases") as connection:
             recovered = leases.recover(connection)
         if recovered:
+            reconciler_metrics.RECOVERED.labels("none").inc(len(recovered))
             log.warning("leases_ended", shard_ids=recovered)
 
     def _recover_with_rows(self) -> None:
@@ -102,6 +127,7 @@ class Reconciler:
                 connection, shard_id, most_deaths=shards.most_deaths, grace_seconds=shards.lease_seconds
             )
         if state:
+            reconciler_metrics.RECOVERED.labels("aboard").inc()
             log.warning("lease_ended_with_rows", shard_id=shard_id, state=state)
 
     def _settle(self) -> None:
@@ -114,10 +140,13 @@ class Reconciler:
                 log.warning("settle_failed", batch_id=batch_id, error=type(error).__name__)
 
     def _settle_one(self, batch_id: str) -> None:
+        started = time.monotonic()
         with db.transaction(self._database, point="settle_missed") as connection:
-            status = lifecycle.settle(connection, batch_id, self._settings.retention)
-        if status:
-            log.info("batch_ended", batch_id=batch_id, status=str(status))
+            ended = lifecycle.end(connection, batch_id, self._settings.retention)
+        if ended:
+            metrics.count_batch(ended.status, ended.state_seconds)
+            log.info("batch_ended", batch_id=batch_id, status=str(ended.status))
+            tracing.note("finalize", batch_id, time.monotonic() - started, status=str(ended.status))
 
     def _hint(self) -> None:
         if sent := self._dispatcher.hint_overdue(self._settings.reconciler.hint_seconds):

@@ -21,21 +21,23 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
 
-from jobs import alive, breakers, claims, db, fleet, ids, leases, lifecycle, suspects, telemetry
+from jobs import alive, breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry, tracing
 from jobs.claims import Claimant, Claimed
 from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
-from workers import endpoints, engines, revisions
+from workers import endpoints, engines, revisions, worker_metrics
 from workers.engines.base import PROBES
 from workers.images.resolver import READERS, Resolver
 from workers.keeper import LeaseKeeper
 from workers.marker import Marker
 from workers.window import Ending, ShardRun, Window
+from workers.worker_metrics import Moment
 from workers.writer import Writer
 
 log = telemetry.get_logger(__name__)
@@ -50,6 +52,8 @@ ROOM_SECONDS = 0.05
 ASK_AGAIN_SECONDS = 1.0
 # How long no hint is heard after Postgres did not take a claim.
 PAUSE_SECONDS = 5.0
+# A busy machine lets a thread wait in the middle of a transaction, though not for so long.
+LEAST_IDLE_SECONDS = 5.0
 # Connections to Postgres: claims go one at a time, writer and marker have one, several shards may end at once.
 TALKERS = 11
 
@@ -63,10 +67,16 @@ class Runtime:
         self._engine = engines.make(settings.worker)
         url = settings.database_url.get_secret_value()
         seconds = settings.statement_seconds
-        self._database = db.make_engine(url, connections=TALKERS + READERS, statement_seconds=seconds)
+        lease = settings.shards.lease_seconds
+        # A worker that stands still in the middle of a transaction must not keep others from its shards for long.
+        idle = min(db.IDLE_SECONDS, max(LEAST_IDLE_SECONDS, lease / 3))
+        self._database = db.make_engine(
+            url, connections=TALKERS + READERS, statement_seconds=seconds, idle_seconds=idle
+        )
         # A beat that gets no answer is given up while there is time for another.
-        seconds = min(seconds, settings.shards.lease_seconds / 2)
-        self._heartbeats = db.make_engine(url, connections=1, statement_seconds=seconds)
+        self._heartbeats = db.make_engine(
+            url, connections=1, statement_seconds=min(seconds, lease / 2), idle_seconds=idle
+        )
         self._loop = asyncio.new_event_loop()
         self._slots = threading.Semaphore(settings.worker.max_shards)
         self._draining = threading.Event()
@@ -78,6 +88,7 @@ class Runtime:
         # Shards held that a hint named.
         self._hinted: set[leases.Held] = set()
         self._held: set[leases.Held] = set()
+        self._is_ready = False
         self._has_run = False
         # A suspect waits for this worker to hold nothing, or is all that it holds.
         self._is_to_be_alone = False
@@ -116,12 +127,15 @@ class Runtime:
                 endpoints=endpoints.served(self._engine),
                 revision=revisions.of(self._settings.worker),
             )
+        self._is_ready = True
         log.info("worker_ready", worker_id=self.worker_id, engine=self._engine.name, models=list(self.models))
 
     def _wait_for_breaker(self) -> None:
         while seconds := self._seconds_open():
+            worker_metrics.BREAKER_WAITS.set(1)
             log.warning("breaker_open", models=self.models, seconds=round(seconds, 1))
             time.sleep(seconds)
+        worker_metrics.BREAKER_WAITS.set(0)
 
     def _seconds_open(self) -> float:
         with db.reading(self._database) as connection:
@@ -167,6 +181,7 @@ class Runtime:
             size=capacity + min(capacity, options.waiting_requests),
             max_unwritten=options.max_unwritten,
             request_timeout_seconds=options.request_timeout_seconds,
+            max_answer_bytes=options.max_answer_bytes,
             sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below
             on_fatal=self._die_soon,
             on_unmarked=self._marker.wake,
@@ -192,6 +207,13 @@ class Runtime:
     @property
     def models(self) -> list[str]:
         return list(self._engine.models())
+
+    def moment(self) -> Moment:
+        """Return what this worker is busy with. Any thread may ask, also before it is started."""
+        known = Moment(self._engine.name, self._engine.load(), held=len(self._held))
+        if not self._is_ready:
+            return known
+        return replace(known, capacity=self._engine.capacity(), unwritten=self._window.unwritten)
 
     # Hearing of shards.
 
@@ -240,6 +262,8 @@ class Runtime:
             self._is_to_be_alone = lease is not None and lease.is_suspect
             if lease is None:
                 return None
+            seconds = time.monotonic() - started
+            tracing.note("claim", lease.batch_id, seconds, shard_id=lease.shard_id, worker_id=self.worker_id)
             self._coming[lease.held] = lease.remaining
             self._held.add(lease.held)
             return lease, started
@@ -260,10 +284,13 @@ class Runtime:
             lease = claim()
         except Unavailable as error:
             if not self._paused_until:
+                worker_metrics.CLAIM_PAUSES.inc()
+                worker_metrics.CLAIMS_PAUSED.set(1)
                 log.warning("claims_paused", error=db.reason(error))
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             return None
         if self._paused_until:
+            worker_metrics.CLAIMS_PAUSED.set(0)
             log.info("claims_resumed")
         self._paused_until = 0.0
         return lease
@@ -337,7 +364,8 @@ class Runtime:
 
     def _run_lease(self, lease: Lease, started: float) -> dict[str, Any]:
         try:
-            return self._run_to_end(lease, started)
+            with telemetry.about(batch_id=lease.batch_id, shard_id=lease.shard_id):
+                return self._run_to_end(lease, started)
         finally:
             if lease.is_suspect:
                 # First: once nothing is held, the next suspect may be claimed.
@@ -350,6 +378,7 @@ class Runtime:
 
     def _run_to_end(self, lease: Lease, started: float) -> dict[str, Any]:
         run = self._load(lease, started)
+        worker_metrics.SHARD_STATE_SECONDS.labels("queued").observe(lease.waited_seconds)
         self._close_breaker()
         rows = len(run.rows)
         self._window.add(run)
@@ -359,13 +388,20 @@ class Runtime:
             self._window.end(run, Ending.LET_GO, abort=False)
         run.ended.wait()
         self._hand_back(run)
-        log.info("shard_ended", shard_id=lease.shard_id, batch_id=lease.batch_id, rows=rows, ending=str(run.ending))
+        self._note_end(run, rows, time.monotonic() - started)
         return {"claimed": True, "batch": lease.batch_id, "rows": rows, "ending": str(run.ending)}
+
+    def _note_end(self, run: ShardRun, rows: int, seconds: float) -> None:
+        log.info("shard_ended", rows=rows, ending=str(run.ending))
+        worker_metrics.SHARD_STATE_SECONDS.labels("running").observe(seconds)
+        worker_metrics.SHARDS.labels(run.ending).inc()
+        what = {"shard_id": run.lease.shard_id, "worker_id": self.worker_id, "ending": str(run.ending)}
+        tracing.note("run_shard", run.lease.batch_id, seconds, rows=rows, **what)
 
     def _load(self, lease: Lease, started: float) -> ShardRun:
         rows = db.retrying(self._database, lambda connection: leases.load_rows(connection, lease), point="load_rows")
         if len(rows) != lease.remaining:
-            log.error("rows_missing", shard_id=lease.shard_id, found=len(rows), remaining=lease.remaining)
+            log.error("rows_missing", found=len(rows), remaining=lease.remaining)
         shards = self._settings.shards
         return ShardRun(
             lease=lease,
@@ -388,15 +424,19 @@ class Runtime:
 
         Also after a lease was lost: it may still be ours by the database's clock, and where it is not, nothing happens.
         """
-        lease, retention = run.lease, self._settings.retention
+        lease, retention, started = run.lease, self._settings.retention, time.monotonic()
         try:
             if run.ending is not Ending.DONE:
                 db.retrying(self._database, lambda connection: self._give_back(connection, run), point="release_shard")
-            db.retrying(
+            ended = db.retrying(
                 self._database,
-                lambda connection: lifecycle.settle(connection, lease.batch_id, retention),
+                lambda connection: lifecycle.end(connection, lease.batch_id, retention),
                 point="settle_batch",
             )
+            if ended:
+                log.info("batch_ended", status=str(ended.status))
+                metrics.count_batch(ended.status, ended.state_seconds)
+                tracing.note("finalize", lease.batch_id, time.monotonic() - started, status=str(ended.status))
         except Unavailable as error:
             # The reconciler does both.
             log.warning("not_handed_back", shard_id=lease.shard_id, error=db.reason(error))
@@ -459,7 +499,11 @@ class Runtime:
                 self._engine_died.set()
             self._draining.set()
             self._let_go(abort=True)
-            threading.Thread(target=self._last_words, name="last-words").start()
+            try:
+                threading.Thread(target=self._last_words, name="last-words").start()
+            except RuntimeError:
+                # No memory for a thread: the leases end by themselves.
+                self._die_now()
 
     def _last_words(self) -> None:
         deadline = time.monotonic() + LAST_WORDS_SECONDS

@@ -13,9 +13,10 @@ from celery.signals import worker_shutting_down
 from celery.worker import state
 from celery.worker.consumer import Tasks
 
-from jobs import dispatch, telemetry
+from jobs import dispatch, metrics, metrics_port, telemetry
 from jobs.errors import PromptmillError
 from jobs.settings import Settings
+from workers import worker_metrics
 from workers.hints import Refusals
 from workers.runtime import Runtime
 
@@ -33,6 +34,8 @@ def run(settings: Settings) -> int:
     """
     dispatch.require_noeviction(settings)
     runtime = Runtime(settings)
+    metrics.REGISTRY.register(metrics.Reading(lambda: worker_metrics.families(runtime.moment())))
+    metrics_port.serve("worker", settings.metrics, settings.metrics.worker_port)
     _on_signals(_exit)
     runtime.start()
     _on_signals(_again_later)

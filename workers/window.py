@@ -18,6 +18,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -66,6 +67,8 @@ class ShardRun:
     """Outcomes on their way to Postgres."""
     ending: Ending = Ending.DONE
     ended: threading.Event = field(default_factory=threading.Event)
+    context: Context = field(default_factory=copy_context)
+    """What lines in the log about its rows say besides: that of the thread that runs the shard."""
 
     @property
     def may_start(self) -> bool:
@@ -99,6 +102,7 @@ class Window:
         size: int,
         max_unwritten: int,
         request_timeout_seconds: float,
+        max_answer_bytes: int,
         sink: Sink,
         on_fatal: Callable[[], None],
         on_unmarked: Callable[[], None],
@@ -106,6 +110,7 @@ class Window:
     ) -> None:
         self._engine, self._loop, self._images = engine, loop, images
         self.size, self._max_unwritten, self._timeout = size, max_unwritten, request_timeout_seconds
+        self._max_answer_bytes = max_answer_bytes
         self._sink, self._on_fatal, self._on_unmarked = sink, on_fatal, on_unmarked
         self._runs: list[ShardRun] = []
         self._in_flight = 0
@@ -126,6 +131,11 @@ class Window:
     def runs(self) -> Sequence[ShardRun]:
         """Return the shards that are not over."""
         return tuple(self._runs)
+
+    @property
+    def unwritten(self) -> int:
+        """Outcomes that wait for Postgres."""
+        return self._unwritten
 
     def add(self, run: ShardRun) -> None:
         """Start to feed a shard; `run.ended` is set when there is nothing more to do."""
@@ -214,10 +224,12 @@ class Window:
         self._started += 1
         if len(run.rows) < self._spare or row.line_no > run.marked_line - self._spare:
             self._on_unmarked()
-        task = self._loop.create_task(self._run_row(run, row))
+        # Not the one of whoever made room for this row. A copy, since engines put things of one request there.
+        context = run.context.copy()
+        task = self._loop.create_task(self._run_row(run, row), context=context)
         run.in_engine.add(task)
         self._in_flight += 1
-        task.add_done_callback(lambda finished: self._finished(run, finished))
+        task.add_done_callback(lambda finished: self._finished(run, finished), context=context)
 
     async def _run_row(self, run: ShardRun, row: Row) -> Outcome:
         """Return the row's outcome. Whatever one row does, its neighbours go on; only a dead engine is an error."""
@@ -229,7 +241,7 @@ class Window:
                     self._engine, run.lease.endpoint, asked, tenant=run.lease.project_id, images=self._images
                 )
                 failpoint("run_row.after_answer")
-            return outcomes.success(row.line_no, row.custom_id, body)
+            return self._success(row, body)
         except RequestRejected as error:
             status, code, param, message = error.status_code, error.code, error.param, error.message
         except TimeoutError:
@@ -238,12 +250,19 @@ class Window:
         except (msgspec.DecodeError, UnicodeDecodeError):
             # Validation skips what it need not understand; a number beyond any float, say, is found here.
             status, code, param, message = 400, "invalid_json", None, "The body cannot be read."
-        except EngineFatal:
+        except (EngineFatal, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001
-            log.error("engine_error", batch_id=run.lease.batch_id, line=row.line_no, error=type(error).__name__)
+            log.error("engine_error", line=row.line_no, error=type(error).__name__)
             status, code, param, message = 500, "engine_error", None, "The engine failed on this request."
         return outcomes.failure(row.line_no, row.custom_id, status_code=status, message=message, code=code, param=param)
+
+    def _success(self, row: Row, body: Body) -> Outcome:
+        outcome = outcomes.success(row.line_no, row.custom_id, body)
+        if len(outcome.content) > self._max_answer_bytes:
+            message = f"The answer is longer than {self._max_answer_bytes:,} bytes."
+            raise RequestRejected(message, code="answer_too_large")
+        return outcome
 
     def _finished(self, run: ShardRun, task: asyncio.Task[Outcome]) -> None:
         run.in_engine.discard(task)
@@ -264,7 +283,8 @@ class Window:
         if task.cancelled():
             return
         log.error("row_without_outcome", error=type(task.exception()).__name__)
-        if isinstance(task.exception(), EngineFatal):
+        # A process that had no memory for one row may have none for the next; which row took it, suspects show.
+        if isinstance(task.exception(), EngineFatal | MemoryError):
             self._on_fatal()
 
     def _written(self, run: ShardRun, count: int) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 from sqlalchemy import Engine
 
-from jobs import db, leases, telemetry
+from jobs import db, leases, telemetry, tracing
 from jobs.errors import Unavailable
 from jobs.leases import Written
 from jobs.outcomes import Outcome
+from workers import worker_metrics
 from workers.window import ShardRun
 
 log = telemetry.get_logger(__name__)
@@ -80,7 +81,9 @@ class Writer(threading.Thread):
         waiting: dict[ShardRun, list[Outcome]] = defaultdict(list)
         for run, outcome, _ in items:
             waiting[run].append(outcome)
+        started = time.monotonic()
         written = self._write(waiting)
+        _note({run: outcomes for run, outcomes in waiting.items() if run in written}, time.monotonic() - started)
         for run, outcomes in waiting.items():
             if run not in written:
                 self._report_lost(run)
@@ -93,11 +96,13 @@ class Writer(threading.Thread):
             try:
                 return self._try(held, uncertain=tries > 0)
             except Unavailable as error:
-                log.warning("write_retried", rows=sum(map(len, held.values())), error=db.reason(error))
+                rows, shard_ids = sum(map(len, held.values())), [run.lease.shard_id for run in held]
+                log.warning("write_retried", rows=rows, shard_ids=shard_ids, error=db.reason(error))
                 time.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)])
                 tries += 1
             except Exception as error:
-                log.exception("write_failed", error=type(error).__name__)
+                shard_ids = [run.lease.shard_id for run in held]
+                log.exception("write_failed", shard_ids=shard_ids, error=type(error).__name__)
                 return set()
         return set()
 
@@ -105,6 +110,12 @@ class Writer(threading.Thread):
         groups = [
             Written(run.lease.shard_id, run.lease.token, run.lease.batch_id, outcomes) for run, outcomes in held.items()
         ]
-        with db.transaction(self._engine, point="write_results") as connection:
+        with worker_metrics.WRITE_SECONDS.time(), db.transaction(self._engine, point="write_results") as connection:
             done = leases.write(connection, groups, uncertain=uncertain)
         return {run for run in held if run.lease.held in done}
+
+
+def _note(written: dict[ShardRun, list[Outcome]], seconds: float) -> None:
+    worker_metrics.count_written((run.lease.model, outcomes) for run, outcomes in written.items())
+    for run, outcomes in written.items():
+        tracing.note("commit", run.lease.batch_id, seconds, shard_id=run.lease.shard_id, rows=len(outcomes))

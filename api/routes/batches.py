@@ -1,12 +1,13 @@
 """`/v1/batches`: create, list, read, cancel."""
 
+import time
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
-from api import batch_rules, openapi
+from api import batch_rules, notes, openapi
 from api.context import BatchesReader, BatchesWriter, Context, CreatesBatch, Here
 from jobs import batches, idempotency
 from jobs.keys import Caller
@@ -28,11 +29,16 @@ async def create_batch(asked: BatchCreate, call: CreatesBatch, context: Here) ->
         make = partial(batches.create, connection, call.caller.project_id, new, context.settings)
         return idempotency.once(connection, call, fingerprint, make)
 
+    started = time.perf_counter()
     batch_id, is_new = await context.transaction(call.caller, create, point="create_batch")
+    seconds = time.perf_counter() - started
     if is_new:
         # Redis may be slow or away, and nothing depends on it.
         context.dispatcher.hint_later(batch_id)
-    return await _retrieve(context, call.caller, batch_id)
+    batch = await _retrieve(context, call.caller, batch_id)
+    if is_new:
+        notes.note_created(batch_id, batch.status, seconds)
+    return batch
 
 
 @router.get("")

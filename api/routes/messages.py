@@ -1,5 +1,6 @@
 """`/v1/messages/batches`: Anthropic's Message Batches, a second door to the same jobs."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Annotated
@@ -9,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
-from api import anthropic, inline
+from api import anthropic, inline, notes
 from api.anthropic import MessageBatch, MessageBatchDeleted, MessageBatchPage
 from api.context import (
     BatchesReader,
@@ -28,6 +29,7 @@ from jobs.idempotency import Call
 from jobs.ingest import Ingest
 from jobs.keys import Caller
 from jobs.protocol import MESSAGES, BatchError
+from jobs.states import BatchStatus
 
 router = APIRouter(prefix="/v1/messages/batches", tags=["message batches"])
 
@@ -90,9 +92,16 @@ def _finish(context: Context, ingest: Ingest, call: Call) -> str:
         made = batches.find(connection, call.caller.project_id, batch_id, show_partial=False)
         if made.errors:
             _refuse(made.errors.data[0])
+        new_ids.append(batch_id)
         return batch_id
 
-    return ingest.finish(call, filename=FILENAME, purpose="batch", expires_after_seconds=None, then=create)
+    # Empty if the call was made before.
+    new_ids: list[str] = []
+    started = time.perf_counter()
+    batch_id = ingest.finish(call, filename=FILENAME, purpose="batch", expires_after_seconds=None, then=create)
+    if batch_id in new_ids:
+        notes.note_created(batch_id, BatchStatus.IN_PROGRESS, time.perf_counter() - started)
+    return batch_id
 
 
 @router.get("")

@@ -173,7 +173,9 @@ def _changed(out: Path) -> InvalidRequest:
 
 def _refused(batch: Batch) -> InvalidRequest:
     problems = (batch.errors and batch.errors.data) or []
-    shown = "; ".join(f"{each.code}: {each.message}" for each in problems[:MAX_SHOWN_PROBLEMS])
+    # One cause often has a problem in each line.
+    causes = dict.fromkeys(f"{each.code}: {each.message}" for each in problems)
+    shown = "; ".join(list(causes)[:MAX_SHOWN_PROBLEMS])
     return InvalidRequest(f"The server refused {batch.id}, {len(problems)} problems: {shown}")
 
 

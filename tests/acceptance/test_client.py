@@ -191,9 +191,12 @@ def test_a_table_without_any_text_needs_no_batch(terminal: Terminal) -> None:
 
 
 def test_a_batch_that_is_refused_is_asked_for_again_later(terminal: Terminal, running: services.Stack) -> None:
-    terminal.write("a.csv", "text\nx\n")
+    """And says what keeps each of its lines from running once."""
+    terminal.write("a.csv", "text\nx\ny\n")
     asked = terminal.translate("a.csv", "b.csv", "--model", "nobody")
-    assert "model_not_found: The provided model 'nobody'" in terminal.refused(*asked)
+    said = terminal.refused(*asked)
+    assert "2 problems: model_not_found: The provided model 'nobody'" in said
+    assert said.count("model_not_found") == 1
     first = batches(terminal)
     terminal.run(*asked, ends=1)
     assert len(batches(terminal)) == 2

@@ -1,4 +1,4 @@
-"""A small batch behind a huge one of another project, through Celery: the hints of the huge one are first in Redis."""
+"""F110: a small batch behind a huge one of another project, through Celery: the hints of the huge one are first in Redis."""
 
 import pytest
 import services

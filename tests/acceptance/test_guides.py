@@ -1,21 +1,20 @@
-"""The commands of docs/cli.md and docs/guides, as they stand there; and the presets with a real model."""
+"""The commands of the pages of `documented.RUN`, as they stand there; and the presets with a real model."""
 
 import csv
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import documented
 import pytest
 import services
 from clients import User
 from conftest import ROOT
 from payloads import numbered
 
-PAGES = ("docs/cli.md", "docs/guides/translate.md", "docs/guides/label.md")
 MODEL = "smollm2-135m-instruct"
 # Some rows failed: the scripted engine says what it was asked, which is no label.
 FINE = "trap 'status=$?; [ $status = 3 ] || exit $status' ERR\n"
@@ -61,27 +60,27 @@ def real(servers: services.Servers, template: str, tmp_path: Path) -> Iterator[s
     yield from fresh(servers, template, tmp_path, settings)
 
 
-def blocks(page: str) -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+# What a page leaves behind in its folder.
+MADE = {
+    "docs/quickstart.md": ("translated.csv", "labelled.csv", "mine.csv"),
+    "docs/cli.md": ("results.jsonl", "joined.csv"),
+    "docs/guides/translate.md": ("translated.csv", "a1.jsonl"),
+    "docs/guides/label.md": ("short.csv", "labelled.csv", "labelled.parquet"),
+    "docs/gemma.md": ("gemma.csv", "gemma-labels.csv"),
+}
 
 
 def test_the_commands_of_the_pages_run(scripted: services.Stack, tmp_path: Path) -> None:
+    """Each page's in a folder with the examples, as its reader has them."""
     user = User(scripted, scripted.key("guides"))
     batch = user.wait(user.submit(numbered(3).replace(b'"scripted"', f'"{MODEL}"'.encode())).id)
-    for page in PAGES:
-        assert blocks(page)
-        for block in blocks(page):
-            shell(scripted, tmp_path, block.replace("batch_abc", batch.id))
-    for name in (
-        "results.jsonl",
-        "joined.csv",
-        "translated.csv",
-        "a1.jsonl",
-        "short.csv",
-        "labelled.csv",
-        "labelled.parquet",
-    ):
-        assert (tmp_path / name).stat().st_size, name
+    for page in documented.RUN:
+        folder = tmp_path / Path(page).stem
+        shutil.copytree(ROOT / "examples", folder / "examples")
+        for block in documented.runnable(page):
+            shell(scripted, folder, block.replace("batch_abc", batch.id).replace(".venv/bin/", ""))
+        for name in MADE[page]:
+            assert (folder / name).stat().st_size, (page, name)
     user.sdk.close()
 
 

@@ -80,6 +80,7 @@ def test_what_a_receiver_does_not_accept_comes_again_with_the_same_id(
 
 
 def test_while_a_secret_changes_old_and_new_are_good(reachable: services.Stack, receiver: Receiver) -> None:
+    """F116."""
     user = User(reachable)
     endpoint = register(user, receiver)
     rotated = user.sdk.webhooks.rotate_secret(endpoint.id, keep_old_secret_active_for_24_hours=True)

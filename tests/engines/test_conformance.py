@@ -19,7 +19,7 @@ from jobs import db
 from jobs.errors import RequestRejected
 from jobs.settings import Images, LlamaCpp, Vllm, Worker
 from workers import endpoints, engines
-from workers.engines.base import Body, Engine
+from workers.engines.base import Body, Engine, Load
 from workers.images.resolver import Resolver
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -460,6 +460,20 @@ def test_what_is_wrong_with_a_response_has_the_clients_name(real: Subject) -> No
     assert real.refused(RESPONSES, input="x", text={"format": form}).param == "text.format.schema"
     error = real.refused(RESPONSES, input="word " * 3000)
     assert (error.code, error.param) == ("context_length_exceeded", "input")
+
+
+def test_its_load_is_what_it_runs(real: Subject) -> None:
+    async def look() -> tuple[Load, Load]:
+        body = {"model": real.model, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 64}
+        row = asyncio.create_task(real.engine.run(CHAT, body | {"temperature": 0}))
+        while not (busy := real.engine.load()).running and not row.done():
+            await asyncio.sleep(0.01)
+        await row
+        return busy, real.engine.load()
+
+    busy, idle = real.do(look)
+    assert (busy.running, busy.waiting) == (1, 0)
+    assert (idle.running, idle.waiting) == (0, 0)
 
 
 def test_a_message(real: Subject) -> None:

@@ -16,7 +16,7 @@ import services
 from clients import User, done
 from conftest import ROOT
 from openai import NotFoundError
-from payloads import numbered
+from payloads import gated, numbered
 
 from api.stack import postgres
 from api.stack.program import free_port
@@ -74,7 +74,8 @@ def test_a_batch_goes_on_where_the_backup_has_it(checked: services.Stack, elsewh
     key = checked.key()
     user = User(checked, key)
     hook: Any = user.sdk.webhooks.create(url="https://receiver.example.com/", name="", event_types=["batch.expired"])
-    batch = user.submit(numbered(ROWS, lambda _: "SLEEP 0.3"))
+    gate = checked.home / "gate"
+    batch = user.submit(numbered(ROWS, gated(gate, 100)))
     user.wait_for(batch.id, lambda batch: done(batch) > 0)
     run_commands("backup", checked.database_url, tmp_path)
     worker.kill()
@@ -92,6 +93,7 @@ def test_a_batch_goes_on_where_the_backup_has_it(checked: services.Stack, elsewh
         user = User(restored, key)
         before = user.batch(batch.id)
         assert (before.status, 0 < done(before) < ROWS) == ("in_progress", True)
+        gate.touch()
         restored.reconciler()
         worker = restored.worker()
         batch = user.wait(batch.id)

@@ -4,7 +4,7 @@ import signal
 
 import services
 from clients import User, done
-from payloads import numbered
+from payloads import gated, numbered
 
 
 def test_a_worker_that_wakes_after_the_cancellation_changes_nothing(checked: services.Stack) -> None:
@@ -13,7 +13,8 @@ def test_a_worker_that_wakes_after_the_cancellation_changes_nothing(checked: ser
     user = User(checked)
     worker = checked.worker()
     # Half of the rows are on their way when the worker stops, and come back when it goes on.
-    batch = user.submit(numbered(60, lambda number: f"SLEEP {0.1 if number < 30 else 2} {number}"))
+    gate = checked.home / "gate"
+    batch = user.submit(numbered(60, gated(gate, 30)))
     user.wait_for(batch.id, lambda batch: done(batch) >= 30)
     worker.signal(signal.SIGSTOP)
     assert user.sdk.batches.cancel(batch.id).status == "cancelling"
@@ -21,6 +22,7 @@ def test_a_worker_that_wakes_after_the_cancellation_changes_nothing(checked: ser
     assert ended.status == "cancelled"
     assert ended.request_counts and (ended.request_counts.completed, ended.request_counts.failed) == (30, 30)
     before = user.results(ended)
+    gate.touch()
     worker.signal(signal.SIGCONT)
     services.wait_until(lambda: "shard_ended" in worker.log.read_text(), "it has let go")
     assert worker.stop() == 0, worker.tail()

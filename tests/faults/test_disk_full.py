@@ -1,6 +1,9 @@
-"""F46: the disk that the tables are on is full, really. Calls that write get 503, reading goes on; then there is room."""
+"""F46, F47: a disk of Postgres is full, really. Calls that write get 503, and all goes on when there is room."""
 
+import contextlib
 import os
+import random
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +15,12 @@ import psycopg
 import pytest
 import services
 from clients import User, done, is_not_now
+from conftest import migrate
 from openai import InternalServerError
-from payloads import numbered
+from payloads import gated, numbered
 
 from api.stack import postgres
+from api.stack.program import free_port
 
 SIZE = "64m"
 CHUNK = bytes(65_536)
@@ -47,10 +52,8 @@ def mounted(path: Path) -> bool:
     return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-@pytest.fixture
-def disk(servers: services.Servers, template: str) -> Iterator[Disk]:
-    if services.DATABASE_URL_VARIABLE in os.environ:
-        pytest.skip("Postgres may be on another machine")
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="promptmill-test-") as home:
         # Postgres runs as another user.
         Path(home).chmod(0o755)
@@ -59,9 +62,17 @@ def disk(servers: services.Servers, template: str) -> Iterator[Disk]:
         if not mounted(path):
             pytest.skip("only root may mount a small disk")
         try:
-            yield from on_disk(servers, template, path)
+            yield path
         finally:
             subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
+def disk(servers: services.Servers, template: str) -> Iterator[Disk]:
+    if services.DATABASE_URL_VARIABLE in os.environ:
+        pytest.skip("Postgres may be on another machine")
+    with small_disk() as path:
+        yield from on_disk(servers, template, path)
 
 
 def on_disk(servers: services.Servers, template: str, path: Path) -> Iterator[Disk]:
@@ -87,6 +98,11 @@ def stack(servers: services.Servers, disk: Disk, tmp_path: Path) -> Iterator[ser
     made.stop()
 
 
+def noise(number: int) -> str:
+    """Return what Postgres cannot make small."""
+    return random.Random(number).randbytes(2_000).hex()
+
+
 def is_taken(user: User, data: bytes) -> bool:
     try:
         return bool(user.sdk.files.create(file=("a.jsonl", data), purpose="batch"))
@@ -100,13 +116,16 @@ def test_a_full_disk_stops_writing_until_there_is_room(stack: services.Stack, di
     stack.reconciler()
     worker = stack.worker()
     user = User(stack)
-    batch = user.submit(numbered(1_000, lambda number: f"SLEEP 1 {number} " + "x" * 2_000))
+    gate = stack.home / "gate"
+    prompt = gated(gate, 300)
+    batch = user.submit(numbered(1_000, lambda number: f"{prompt(number)} {noise(number)}"))
     user.wait_for(batch.id, lambda batch: done(batch) > 0)
     disk.fill()
     data = numbered(2_000, lambda number: f"{number} " + "x" * 2_000)
     # A table may have some room left.
     services.wait_until(lambda: not is_taken(user, data), "a file is refused")
     files = [each.id for each in user.sdk.files.list(purpose="batch")]
+    gate.touch()
     services.wait_until(lambda: '"DiskFull"' in worker.log.read_text(), "the worker cannot write")
     assert user.batch(batch.id).status == "in_progress"
     assert [each.id for each in user.sdk.files.list(purpose="batch")] == files, "what was refused is not there"
@@ -115,6 +134,64 @@ def test_a_full_disk_stops_writing_until_there_is_room(stack: services.Stack, di
     batch = user.wait(batch.id)
     assert batch.status == "completed"
     assert set(user.results(batch)) == {f"row-{number}" for number in range(1_000)}
+    engine = stack.engine()
+    invariants.check(engine)
+    engine.dispose()
+
+
+@dataclass
+class LogDisk:
+    """A Postgres whose log (WAL) is on a small disk, and a stack on it."""
+
+    stack: services.Stack
+    server: services.Process
+    disk: Disk
+
+
+@pytest.fixture
+def log_disk(servers: services.Servers, tmp_path: Path) -> Iterator[LogDisk]:
+    with small_disk() as path, tempfile.TemporaryDirectory(prefix="promptmill-test-") as home:
+        data, port = Path(home) / "postgres", free_port()
+        postgres.initialise(data, services.PASSWORD)
+        # With it the owner of the folder, who is not us.
+        shutil.copytree(data / "pg_wal", path / "wal")
+        subprocess.run(["chown", "-R", "--reference", str(data / "pg_wal"), str(path / "wal")], check=True)
+        shutil.rmtree(data / "pg_wal")
+        (data / "pg_wal").symlink_to(path / "wal")
+        program = postgres.program(data, port, services.PASSWORD)
+        server = services.Process.start(program, tmp_path / "postgres.log")
+        url = postgres.url(port, services.PASSWORD, "postgres")
+        migrate(url)
+        settings = {**services.SHORT_LEASES, "PROMPTMILL_WORKER__ENGINE": "scripted"}
+        made = LogDisk(services.Stack(tmp_path, url, servers.redis_url, settings), server, Disk(path, "postgres"))
+        try:
+            yield made
+        finally:
+            made.stack.stop()
+            made.server.stop()
+
+
+def test_a_full_disk_of_the_log_loses_nothing(log_disk: LogDisk) -> None:
+    """Postgres itself stops: it cannot promise anything any more. Whatever runs it starts it again when there is room."""
+    stack = log_disk.stack
+    stack.api()
+    stack.reconciler()
+    stack.worker()
+    user = User(stack)
+    batch = user.submit(numbered(40, lambda number: f"text {number}"))
+    log_disk.disk.fill()
+    data = numbered(2_000, lambda number: f"{number} " + "x" * 2_000)
+    taken = 0
+    while is_taken(user, data):
+        taken += 1
+    services.wait_until(lambda: log_disk.server.popen.poll() is not None, "Postgres stops")
+    log_disk.disk.free()
+    log_disk.server = services.Process.start(log_disk.server.program, log_disk.server.log)
+    services.wait_until(lambda: is_taken(user, data), "files are taken again")
+    batch = user.wait(batch.id)
+    assert batch.status == "completed"
+    assert set(user.results(batch)) == {f"row-{number}" for number in range(40)}
+    assert len(list(user.sdk.files.list(purpose="batch"))) >= 1 + taken + 1, "what was answered for is there"
     engine = stack.engine()
     invariants.check(engine)
     engine.dispose()

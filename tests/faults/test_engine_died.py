@@ -12,7 +12,7 @@ def test_a_dead_engine_ends_the_worker_and_its_shards_are_free_at_once(checked: 
     user = User(checked)
     worker = checked.worker()
     batch = user.submit(numbered(20, lambda number: "FATAL" if number == 19 else "x"))
-    assert worker.popen.wait(30) == 70
+    assert worker.popen.wait(90) == 70
     engine = checked.engine()
     with engine.connect() as connection:
         assert set(connection.execute(text("SELECT end_reason FROM attempts")).scalars()) == {"died"}
@@ -30,7 +30,7 @@ def test_a_hung_engine_gives_its_shards_back_too(checked: services.Stack) -> Non
     user = User(checked)
     worker = checked.worker(PROMPTMILL_WORKER__STALL_SECONDS="2", **services.LONG_LEASES)
     batch = user.submit(numbered(1, lambda _: "HANG"))
-    assert worker.popen.wait(30) == 70
+    assert worker.popen.wait(90) == 70
     engine = checked.engine()
     with engine.connect() as connection:
         assert set(connection.execute(text("SELECT end_reason FROM attempts")).scalars()) == {"died"}

@@ -12,7 +12,7 @@ import pytest
 import services
 from clients import User, done
 from conftest import migrate
-from payloads import numbered
+from payloads import gated, numbered
 
 from api.stack import postgres, valkey
 from api.stack.program import free_port
@@ -73,7 +73,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def test_all_goes_on_after_the_machine_was_off(machine: Machine) -> None:
     machine.start()
     user = User(machine.stack)
-    data = numbered(600, lambda number: f"SLEEP 1 {number}")
+    gate = machine.stack.home / "gate"
+    data = numbered(600, gated(gate, 300))
     batch = user.submit(data)
     user.wait_for(batch.id, lambda batch: done(batch) >= 100)
     engine = machine.stack.engine()
@@ -82,6 +83,7 @@ def test_all_goes_on_after_the_machine_was_off(machine: Machine) -> None:
     machine.power_off()
     machine.power_on()
     assert done(user.batch(batch.id)) < 600, "it was in the middle"
+    gate.touch()
     batch = user.wait(batch.id)
     assert batch.status == "completed"
     assert set(user.results(batch)) == {f"row-{number}" for number in range(600)}

@@ -1,12 +1,14 @@
 """F42, F45, F46, F48, F49, F50: Postgres kills, refuses, locks out or cannot be reached. Work goes on by itself."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import refusals
 import services
 from clients import User, done
-from payloads import numbered
+from payloads import gated, numbered
 from proxies import GOOD, TOXICS
 from sqlalchemy import text
 from wired import Wired
@@ -18,10 +20,10 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 RUNNING = "SELECT count(*) FROM shards WHERE state = 'running'"
 
 
-def submit(wired: Wired, count: int, seconds: float) -> tuple[User, Any]:
+def submit(wired: Wired, count: int, prompt: Callable[[int], str]) -> tuple[User, Any]:
     """Submit a batch, and return when it runs."""
     user = User(wired.stack)
-    batch = user.submit(numbered(count, lambda number: f"SLEEP {seconds} {number}"))
+    batch = user.submit(numbered(count, prompt))
     services.wait_until(lambda: wired.query(RUNNING) != [0], "it runs")
     return user, batch
 
@@ -35,7 +37,7 @@ def completes(user: User, batch: Any, count: int) -> None:
 
 def test_every_connection_is_killed_again_and_again(wired: Wired) -> None:
     """F42."""
-    user, batch = submit(wired, 1_000, 0.5)
+    user, batch = submit(wired, 1_000, lambda number: f"SLEEP 0.5 {number}")
     for _ in range(20):
         # As soon as there is one again.
         services.wait_until(lambda: wired.query(KILL) != [0], "somebody is connected")
@@ -45,11 +47,13 @@ def test_every_connection_is_killed_again_and_again(wired: Wired) -> None:
 
 @pytest.mark.parametrize("table", ["shards", "results"])
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "57014", "53100", "25006"])
-def test_transactions_of_a_worker_are_refused(wired: Wired, sqlstate: str, table: str) -> None:
+def test_transactions_of_a_worker_are_refused(wired: Wired, tmp_path: Path, sqlstate: str, table: str) -> None:
     """F45, F46: collisions, time-outs, a full disk, a server that is read-only."""
-    user, batch = submit(wired, 60, 0.5)
+    gate = tmp_path / "gate"
+    user, batch = submit(wired, 60, gated(gate))
     engine = wired.stack.engine()
     refusals.install(engine, table, sqlstate, times=5)
+    gate.touch()
     try:
         services.wait_until(lambda: refusals.count(engine) > 5, "it was refused")
     finally:
@@ -59,9 +63,10 @@ def test_transactions_of_a_worker_are_refused(wired: Wired, sqlstate: str, table
     assert refusals.WORDS not in wired.worker.log.read_text()
 
 
-def test_a_worker_is_cut_off_for_longer_than_its_lease(wired: Wired) -> None:
+def test_a_worker_is_cut_off_for_longer_than_its_lease(wired: Wired, tmp_path: Path) -> None:
     """F48: it lets go of what it holds and claims nothing; when Postgres is back, it claims again."""
-    user, batch = submit(wired, 600, 1)
+    gate = tmp_path / "gate"
+    user, batch = submit(wired, 600, gated(gate, 100))
     user.wait_for(batch.id, lambda batch: done(batch) > 0)
     before = wired.worker.log.read_text()
     wired.lines["worker-postgres"].poison(TOXICS["cut"])
@@ -74,17 +79,20 @@ def test_a_worker_is_cut_off_for_longer_than_its_lease(wired: Wired) -> None:
     wired.lines["worker-postgres"].poison(GOOD)
     services.wait_until(lambda: said("claims_resumed"), "it claims again")
     assert said("claims_paused") == 1, "said once, however often it looked"
+    gate.touch()
     completes(user, batch, 600)
 
 
-def test_heartbeats_go_on_while_the_writer_waits(wired: Wired) -> None:
+def test_heartbeats_go_on_while_the_writer_waits(wired: Wired, tmp_path: Path) -> None:
     """F49: they have a connection of their own."""
-    user, batch = submit(wired, 100, 0.5)
+    gate = tmp_path / "gate"
+    user, batch = submit(wired, 100, gated(gate))
     leases = "SELECT min(lease_until) FROM shards WHERE state = 'running'"
     (first,) = wired.query(leases)
     engine = wired.stack.engine()
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE results"))
+        gate.touch()
 
         def moved() -> bool:
             (now,) = wired.query(leases)
@@ -97,7 +105,7 @@ def test_heartbeats_go_on_while_the_writer_waits(wired: Wired) -> None:
 
 def test_the_shards_are_locked_until_their_leases_have_ended(wired: Wired) -> None:
     """F50."""
-    user, batch = submit(wired, 300, 1)
+    user, batch = submit(wired, 300, lambda number: f"SLEEP 1 {number}")
     engine = wired.stack.engine()
     over = text("SELECT count(*) FROM shards WHERE state = 'running' AND lease_until > app_now()")
     with engine.begin() as connection:

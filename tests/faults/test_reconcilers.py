@@ -3,7 +3,7 @@
 import services
 from brokers import QUEUE, hints_heard, rows
 from clients import User
-from payloads import numbered
+from payloads import gated, numbered
 from receivers import REACHABLE, receiving
 
 
@@ -30,9 +30,12 @@ def test_three_reconcilers_do_nothing_twice(checked: services.Stack) -> None:
     with receiving() as receiver:
         user.sdk.webhooks.create(url=receiver.url, name="", event_types=["batch.completed"])
         first = checked.worker()
-        batches = [user.submit(numbered(50, lambda number: f"SLEEP 1 {number}")) for _ in range(6)]
-        services.wait_until(lambda: rows(checked, "SELECT FROM shards WHERE state = 'running'"), "shards run")
+        gate = checked.home / "gate"
+        batches = [user.submit(numbered(50, gated(gate, 25))) for _ in range(6)]
+        aboard = "SELECT count(*) FROM attempts WHERE aboard_line = 50"
+        services.wait_until(lambda: rows(checked, aboard) == [6], "all rows may be aboard")
         first.kill()
+        gate.touch()
         checked.worker()
         ended = [user.wait(batch.id) for batch in batches]
         assert {batch.status for batch in ended} == {"completed"}

@@ -3,7 +3,7 @@
 import services
 from brokers import NO_POLLING, rows
 from clients import User
-from payloads import numbered
+from payloads import gated, numbered
 
 
 def test_cut_connections_run_nothing_twice(checked: services.Stack) -> None:
@@ -11,13 +11,15 @@ def test_cut_connections_run_nothing_twice(checked: services.Stack) -> None:
     checked.reconciler()
     worker = checked.worker(**services.LONG_LEASES, **NO_POLLING)
     user = User(checked)
-    batch = user.submit(numbered(600, lambda number: f"SLEEP 2 {number}"))
+    gate = checked.home / "gate"
+    batch = user.submit(numbered(600, gated(gate, 100)))
     attempts = "SELECT end_reason FROM attempts"
     for running in (1, 2, 3):
         services.wait_until(lambda running=running: len(rows(checked, attempts)) >= running, "shards run")  # type: ignore[misc]
         assert user.batch(batch.id).status == "in_progress"
         with checked.redis() as broker:
             assert broker.client_kill_filter(_type="normal", skipme=True) > 0
+    gate.touch()
     batch = user.wait(batch.id)
     assert batch.status == "completed"
     assert set(user.results(batch)) == {f"row-{number}" for number in range(600)}

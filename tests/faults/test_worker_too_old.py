@@ -28,13 +28,16 @@ def test_a_worker_that_is_too_old_drains_itself_and_is_not_started_again(checked
     checked.api()
     checked.reconciler()
     user = User(checked)
-    worker = checked.worker(**services.LONG_LEASES)
+    # Sixteen at a time: the batch takes a minute, so that it is in the middle however slow the command is.
+    few = {"PROMPTMILL_WORKER__SCRIPTED_CAPACITY": "16", "PROMPTMILL_WORKER__WAITING_REQUESTS": "1"}
+    worker = checked.worker(**services.LONG_LEASES, **few)
     batch = user.submit(numbered(2_000, lambda number: f"SLEEP 0.5 {number}"))
     user.wait_for(batch.id, lambda batch: done(batch) > 0)
     assert command(checked, "workers", "require", "99.1").returncode == 0
     assert worker.popen.wait(60) == 0, worker.tail()
     assert "worker_too_old" in worker.log.read_text()
-    assert {reason for (reason,) in query(checked, "SELECT end_reason FROM attempts")} == {"done", "released"}
+    reasons = {reason for (reason,) in query(checked, "SELECT end_reason FROM attempts")}
+    assert reasons <= {"done", "released"} and "released" in reasons, "nothing is lost, and the rest is given back"
     assert 0 < done(user.batch(batch.id)) < 2_000, "it was in the middle"
     refused = command(checked, "worker")
     assert (refused.returncode, "99.1 is asked for at least" in refused.stderr) == (1, True)

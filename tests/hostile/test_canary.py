@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import scrapes
 import services
 from clients import User
 from payloads import jsonl, numbered, request
@@ -20,7 +21,8 @@ CANARY = "CANARY"
 def running(
     servers: services.Servers, template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[services.Stack]:
-    with services.running_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
+    with services.scripted_stack(servers, template, tmp_path_factory.mktemp("stack")) as stack:
+        scrapes.watch(stack)
         yield stack
 
 
@@ -122,9 +124,11 @@ def test_f111_a_canary_sings_in_no_log_and_no_message(running: services.Stack) -
     assert "shard_ended" in logged
     assert "unexpected_error" in logged
     assert "LPUSH" in sent, "messages were seen"
+    shown = "".join(scrapes.text(port) for port in scrapes.ports(running))
+    assert "promptmill_rows_total" in shown
     with running.redis() as broker:
         kept = "\n".join(str(broker.dump(name)) for name in broker.scan_iter("*"))
-    for where in (logged, sent, kept):
+    for where in (logged, sent, kept, shown):
         assert CANARY not in where
         assert key.rsplit("_", 1)[1] not in where
         assert services.PASSWORD not in where

@@ -13,12 +13,15 @@ import services
 from clients import User
 from payloads import numbered
 from psycopg.errors import InsufficientPrivilege
+from scrapes import scrape
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+from api.stack.program import free_port
 from jobs import db
 from jobs.tables import metadata
 
+FIGURES_PORT = "PROMPTMILL_METRICS__RECONCILER_PORT"
 ROLES = ("promptmill_api", "promptmill_worker", "promptmill_reconciler")
 
 
@@ -41,7 +44,8 @@ def url(stack: services.Stack, login: str) -> str:
 
 @pytest.fixture
 def limited(stack: services.Stack, logins: dict[str, str]) -> Iterator[services.Stack]:
-    """API, worker and reconciler, each as its own user."""
+    """API, worker and reconciler, each as its own user. The reconciler shows figures of the queue."""
+    stack.settings = {**stack.settings, FIGURES_PORT: str(free_port())}
     with contextlib.ExitStack() as end:
         # Before their users are dropped.
         end.callback(stack.stop)
@@ -94,6 +98,7 @@ def test_f113_each_process_works_with_a_user_of_its_own(limited: services.Stack)
     user = User(limited)
     everything(limited, user)
     user.sdk.close()
+    assert scrape(int(limited.settings[FIGURES_PORT])).value("promptmill_database_up") == 1
     for process in limited.processes:
         log = process.log.read_text()
         for bad in ("permission", "InsufficientPrivilege", "unexpected_error", "step_failed", "_failed"):

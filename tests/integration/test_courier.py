@@ -1,4 +1,4 @@
-"""The courier against real receivers: what it connects to, what it sends, how long it stays."""
+"""F115: the courier against real receivers: what it connects to, what it sends, how long it stays."""
 
 import contextlib
 import socket

@@ -136,3 +136,13 @@ def test_a_server_that_does_not_answer_is_given_up(database_url: str, pings: boo
         with db.transaction(through) as connection:
             assert connection.execute(text("SELECT 1")).scalar_one() == 1
         through.dispose()
+
+
+def test_a_transaction_that_stands_still_gives_back_its_locks(engine: Any, database_url: str) -> None:
+    still = db.make_engine(database_url, connections=1, idle_seconds=0.2)
+    with pytest.raises(Unavailable), db.transaction(still) as connection:
+        connection.execute(text("LOCK TABLE projects"))
+        with db.transaction(engine) as other:
+            other.execute(text("LOCK TABLE projects"))
+        connection.execute(text("SELECT 1"))
+    still.dispose()

@@ -50,6 +50,7 @@ def test_a_key_that_would_open_nothing_is_not_made(domain: Any, wrong: dict[str,
 
 
 def test_what_is_no_key_opens_nothing(domain: Any) -> None:
+    """F108."""
     with db.transaction(domain.engine) as connection:
         key = keys.create(connection, project="mine", name="")
         for wrong in (

@@ -1,4 +1,4 @@
-"""F45, F46, F49: Postgres refuses transactions: it is full, locked, read-only. 503 at once or after some tries, nothing done."""
+"""F45, F46, F47, F49: Postgres refuses: it is full, locked, read-only. 503 at once or after some tries, nothing done."""
 
 import threading
 from collections.abc import Iterator

@@ -154,6 +154,7 @@ def test_a_batch_from_an_error_file_counts_only_what_it_runs(domain: Any) -> Non
 
 
 def test_two_batches_at_once_do_not_both_take_the_last_place(domain: Any) -> None:
+    """F110."""
     limit(domain, max_open_batches=1)
     files = [domain.upload(numbered(3)) for _ in range(8)]
     outcomes: list[str] = []

@@ -33,9 +33,9 @@ from hypothesis.stateful import (
 from payloads import CHAT, numbered
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
-from state_model import LEASE_SECONDS, Model
+from state_model import LEASE_SECONDS, MOST_DEATHS, Model
 
-from jobs import batches, claims, db, fleet, leases, lifecycle
+from jobs import batches, claims, db, fleet, leases, lifecycle, suspects
 from jobs.claims import Claimant
 from jobs.dispatch import Dispatcher
 from jobs.errors import StateConflict, Unavailable
@@ -58,13 +58,17 @@ PROFILE = settings.get_profile("machine-long" if os.environ.get("HYPOTHESIS_PROF
 
 QUEUE = "promptmill:shards.scripted"
 SHARD_REQUESTS, HINT_SECONDS = 10, 30
+ABOARD = st.integers(1, SHARD_REQUESTS)
 COUNTS = st.integers(1, 2 * SHARD_REQUESTS + 5)
 # Far from the length of a lease and of a window, however long the test itself takes. A day ends every window; the clock
 # also goes back.
 SLACK_SECONDS = 900
 PAUSES = {"a while": 1_900, "longer than a lease": LEASE_SECONDS + 200, "a day": 86_500, "back": -1_900}
 # What one who holds a lease, or held it once, may do.
-WORK = ["beat", "finish", "finish_without_an_answer", "lose_postgres_before_the_commit", "drain", "crash"]
+WORK = [
+    *("beat", "finish", "finish_without_an_answer", "lose_postgres_before_the_commit", "drain", "crash"),
+    *("start", "die"),
+]
 TABLES = "batches, files, lines, requests, results, shards, attempts, turns, calls"
 
 
@@ -150,7 +154,7 @@ class Machine(RuleBasedStateMachine):
     def claim(self, how: str) -> Any:
         return getattr(self, how)()
 
-    @rule(holder=holders, what=st.sampled_from(WORK), count=st.integers(1, SHARD_REQUESTS))
+    @rule(holder=holders, what=st.sampled_from(WORK), count=ABOARD)
     def work(self, holder: Holder, what: str, count: int) -> None:
         getattr(self, what)(holder, count)
 
@@ -164,6 +168,17 @@ class Machine(RuleBasedStateMachine):
         self.stall("a while")
         self.work(late, then, 1)
         return holder
+
+    @rule(target=holders, holder=holders, ends=st.lists(st.sampled_from(["die", "vanish"]), max_size=6), count=ABOARD)
+    def poison(self, holder: Holder, ends: list[str], count: int) -> Any:
+        """An engine dies with rows aboard, and so does that of whoever claims them next, and again."""
+        claimed: Any = holder
+        for end in ends:
+            getattr(self, end)(claimed, count)
+            claimed = self._claim(claimed.lease.shard_id)
+            if claimed == multiple():
+                break
+        return claimed
 
     @rule(step=st.sampled_from(["announce", "recover", "finalize"]))
     def reconcile(self, step: str) -> None:
@@ -241,16 +256,18 @@ class Machine(RuleBasedStateMachine):
         return self._claimed(lease, self.model.claimable(hinted))
 
     def _claimant(self) -> Claimant:
-        return Claimant("worker_1", ["scripted"], BATCH_ENDPOINTS, LEASE_SECONDS)
+        # Never seen: whoever loses a lease is taken for dead, and so is its engine.
+        return Claimant("worker_2", ["scripted"], BATCH_ENDPOINTS, LEASE_SECONDS)
 
     def _claimed(self, lease: claims.Claimed, claimable: set[str]) -> Any:
-        assert lease != "be_alone", "nobody marks rows here, so nobody is suspected"
+        assert lease != "be_alone", "everybody holds nothing else"
         assert (lease is None) == (not claimable)
         if lease is None:
             return multiple()
         assert lease.shard_id in claimable
         assert lease.token == self.model.claim(lease.shard_id)
         assert lease.endpoint == CHAT
+        assert lease.is_suspect == (self.model.shards[lease.shard_id].suspect_since is not None)
         shard = self.model.shards[lease.shard_id]
         lines = self.domain.rows(lease)
         assert lines == [line for line in shard.lines if line not in shard.outcomes], (
@@ -298,6 +315,38 @@ class Machine(RuleBasedStateMachine):
         """Do nothing more."""
         holder.lines.clear()
 
+    def start(self, holder: Holder, count: int) -> None:
+        """Have rows aboard."""
+        if holder.lines:
+            line = holder.lines[:count][-1]
+            with db.transaction(self.domain.engine) as connection:
+                live = leases.mark(connection, {holder.lease.held: line})
+            assert (holder.lease.held in live) == self.model.mark(holder.lease.held, line)
+
+    def die(self, holder: Holder, count: int) -> None:
+        """The engine dies of rows that it has aboard, and the worker says so as its last words."""
+        self.start(holder, count)
+        if lines := holder.lines[:count]:
+            held = holder.lease.held
+            with db.transaction(self.domain.engine) as connection:
+                state = suspects.died(connection, held, lines[-1], most_deaths=MOST_DEATHS)
+            assert state == self.model.die(held, lines[-1], self._parted())
+            self._settle(holder.lease.batch_id)
+        holder.lines.clear()
+
+    def vanish(self, holder: Holder, count: int) -> None:
+        """Worker and engine die in one moment: only the end of the lease is seen."""
+        self.start(holder, count)
+        self.crash(holder, count)
+        self.stall("longer than a lease")
+        self.recover()
+
+    def _parted(self) -> str | None:
+        """Return the shard that was made last, if the model does not know it."""
+        new = {row.id for row in self.domain.execute("SELECT id FROM shards")} - set(self.model.shards)
+        assert len(new) <= 1
+        return new.pop() if new else None
+
     # The reconciler.
 
     def announce(self) -> None:
@@ -308,6 +357,12 @@ class Machine(RuleBasedStateMachine):
     def recover(self) -> None:
         with db.transaction(self.domain.engine) as connection:
             assert set(leases.recover(connection)) == self.model.recover()
+            lost = suspects.lost(connection)
+        assert set(lost) == self.model.over(watched=True)
+        for shard_id in lost:
+            with db.transaction(self.domain.engine) as connection:
+                state = suspects.take_back(connection, shard_id, most_deaths=MOST_DEATHS, grace_seconds=LEASE_SECONDS)
+            assert state == self.model.take_back(shard_id, self._parted())
 
     def finalize(self) -> None:
         with db.transaction(self.domain.engine) as connection:
@@ -345,22 +400,24 @@ class Machine(RuleBasedStateMachine):
 
     def _shards(self, connection: Connection) -> None:
         left = "extract(epoch FROM lease_until - app_now())::float AS left"
-        rows = connection.execute(text(f"SELECT id, state, lease_token, {left} FROM shards")).all()
-        expected = {shard_id: (shard.state, shard.token) for shard_id, shard in self.model.shards.items()}
-        assert {row.id: (row.state, row.lease_token) for row in rows} == expected
+        rows = connection.execute(text(f"SELECT id, state, lease_token, suspect_since, {left} FROM shards")).all()
+        expected = {
+            shard_id: (shard.state, shard.token, shard.suspect_since) for shard_id, shard in self.model.shards.items()
+        }
+        assert {row.id: (row.state, row.lease_token, row.suspect_since) for row in rows} == expected
         for row in rows:
             if row.left is not None:
                 # Less the time that the run itself has taken.
                 assert 0 <= self.model.shards[row.id].until - self.model.now - row.left < SLACK_SECONDS
 
     def _attempts(self, connection: Connection) -> None:
-        rows = connection.execute(text("SELECT shard_id, lease_token, end_reason FROM attempts"))
+        rows = connection.execute(text("SELECT shard_id, lease_token, end_reason, aboard_line FROM attempts"))
         expected = {
-            (shard_id, token): reason
+            (shard_id, token): (reason, shard.aboard.get(token))
             for shard_id, shard in self.model.shards.items()
             for token, reason in shard.attempts.items()
         }
-        assert {(row.shard_id, row.lease_token): row.end_reason for row in rows} == expected
+        assert {(row.shard_id, row.lease_token): (row.end_reason, row.aboard_line) for row in rows} == expected
 
     def _outcomes(self, connection: Connection) -> None:
         statement = "SELECT batch_id, line_no, is_error, code, lease_token, content FROM results"
@@ -379,10 +436,12 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The faults stop: everything ends, and those who come too late change nothing."""
-        self.stall("longer than a lease")
-        self.recover()
-        while (holder := self.poll()) != multiple():
-            self.finish(holder, SHARD_REQUESTS)
+        # Twice: a request that is to fail waits for a lease first.
+        for _ in range(2):
+            self.stall("longer than a lease")
+            self.recover()
+            while (holder := self.poll()) != multiple():
+                self.finish(holder, SHARD_REQUESTS)
         self.finalize()
         assert set(self.model.status.values()) <= TERMINAL
         for late in self.alive:

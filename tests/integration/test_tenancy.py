@@ -309,11 +309,13 @@ def routes(http: TestClient) -> set[Route]:
 
 
 def test_every_route_has_a_case(http: TestClient) -> None:
+    """F103."""
     assert routes(http) == set(CASES)
 
 
 @pytest.mark.parametrize("route", list(CASES), ids=" ".join)
 def test_another_projects_objects_do_not_exist(world: World, route: Route) -> None:
+    """F103."""
     before = snapshot(world)
     CASES[route](world)
     # What a creating case made for the owner comes on top.
@@ -353,6 +355,7 @@ def test_every_route_but_the_health_checks_needs_a_key_and_a_scope(domain: Any, 
 def test_a_scope_opens_its_routes_and_no_other(
     domain: Any, http: TestClient, scope: Scope, allowed: set[Route]
 ) -> None:
+    """F108."""
     client = another(domain.engine, http, "mine", scopes=[scope])
     calls = {
         *(("GET", "/v1/files"), ("POST", "/v1/files"), ("DELETE", "/v1/files/x"), ("GET", "/v1/batches")),
@@ -405,6 +408,7 @@ def test_f108_a_key_that_is_revoked_or_expired_opens_nothing_from_then_on(domain
 
 
 def test_too_many_calls_are_told_when_to_come_again(domain: Any, http: TestClient) -> None:
+    """F110."""
     client = another(domain.engine, http, "p")
     domain.execute("UPDATE projects SET calls_per_minute = 2 WHERE name = 'p'")
     answers = [client.call("GET", "/v1/files") for _ in range(3)]
@@ -416,6 +420,7 @@ def test_too_many_calls_are_told_when_to_come_again(domain: Any, http: TestClien
 
 
 def test_a_full_project_is_told_so(domain: Any, http: TestClient) -> None:
+    """F110."""
     client = another(domain.engine, http, "p")
     domain.execute("UPDATE projects SET max_open_batches = 1 WHERE name = 'p'")
     first = client.batch_id()

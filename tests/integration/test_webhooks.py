@@ -347,6 +347,7 @@ def test_the_old_secret_signs_for_a_day_if_it_is_kept(domain: Any, hooks: Hooks,
 
 
 def test_a_project_has_so_many_endpoints_and_no_more(hooks: Hooks) -> None:
+    """F110."""
     for _ in range(SETTINGS.max_endpoints):
         hooks.add()
     with pytest.raises(InvalidRequest, match="at most"):

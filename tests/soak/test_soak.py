@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from soak import trial
 
-SECONDS = 100
+SECONDS = 180
 
 
 @pytest.mark.timeout(600)

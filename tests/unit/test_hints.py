@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,3 +37,54 @@ def test_a_hint_of_a_later_release_may_say_more() -> None:
 )
 def test_anything_else_is_none(message: Any, reason: str) -> None:
     assert hints.why_not(message) == reason
+
+
+class Refused(Exception):
+    """What Redis says."""
+
+
+def guarded(item: str, deliver: Any) -> Any:
+    """Return a channel in kombu's words that has read `item`, guarded."""
+    transport = SimpleNamespace(_deliver=deliver)
+
+    def read(**_: Any) -> bool:
+        transport._deliver(json.loads(item), "shards")
+        return True
+
+    channel = SimpleNamespace(
+        connection=transport, _brpop_read=read, handlers={}, ResponseError=Refused, connection_errors=(ConnectionError,)
+    )
+    hints.Refusals().guard(channel)
+    return channel
+
+
+def fails(error: Exception) -> Any:
+    def deliver(_message: object, _queue: str) -> None:
+        raise error
+
+    return deliver
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "said"),
+    [
+        (json.dumps(envelope(body(SHARD))), KeyError("words"), "hint_failed"),
+        ("{", KeyError("words"), "not_json"),
+        ("[]", KeyError("words"), "envelope"),
+    ],
+)
+def test_what_went_wrong_is_told_by_its_name(
+    item: str, error: Exception, said: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(item, fails(error)).handlers["BRPOP"]()
+    logged = caplog.text + capsys.readouterr().out
+    assert said in logged
+    assert "words" not in logged
+    assert ("KeyError" in logged) == (said == "hint_failed")
+
+
+@pytest.mark.parametrize("error", [Refused(), ConnectionError()])
+def test_what_redis_says_is_left_to_kombu(error: Exception) -> None:
+    channel = guarded(json.dumps(envelope(body(SHARD))), fails(error))
+    with pytest.raises(type(error)):
+        channel.handlers["BRPOP"]()

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from jobs import settings
 from jobs.errors import ConfigurationError
@@ -44,7 +44,7 @@ def test_every_setting_is_described() -> None:
 def test_what_may_hold_a_secret_does_not_show() -> None:
     kinds = dict(_fields(settings.Settings))
     named = [name for name in kinds if re.search("url|password|secret|token$|_key$", name)]
-    assert sorted(named) == ["database_url", "flower.password", "redis_url"]
+    assert sorted(named) == ["database_url", "flower.password", "metrics.token", "redis_url"]
     assert all("SecretStr" in str(kinds[name]) for name in named)
 
 
@@ -110,3 +110,9 @@ def test_only_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PROMPTMILL_API__PORT_FILE", "/run/secrets/port")
     with pytest.raises(ConfigurationError, match="PROMPTMILL_API__PORT_FILE"):
         settings.load()
+
+
+def test_figures_are_not_shown_to_other_machines_without_a_token() -> None:
+    with pytest.raises(ValidationError, match=r"metrics.token"):
+        settings.Settings(metrics={"host": "0.0.0.0"})
+    assert settings.Settings(metrics={"host": "0.0.0.0", "token": "x"}).metrics.host == "0.0.0.0"

@@ -12,7 +12,7 @@ from payloads import CHAT, jsonl, request
 from jobs.errors import EngineFatal, RequestRejected
 from jobs.leases import Lease, Row
 from jobs.outcomes import Outcome
-from workers.engines.base import Body
+from workers.engines.base import Body, Load
 from workers.window import Ending, ShardRun, Window
 
 
@@ -40,6 +40,9 @@ class GatedEngine:
 
     def healthy(self) -> bool:
         return True
+
+    def load(self) -> Load:
+        return Load(running=len(self.running))
 
     def takes_images(self) -> bool:
         return False
@@ -72,6 +75,7 @@ class Bench:
             size=size,
             max_unwritten=100,
             request_timeout_seconds=timeout,
+            max_answer_bytes=1_000_000,
             sink=lambda *item: self.outcomes.append(item),
             on_fatal=self.fatal.set,
             on_unmarked=self.unmarked.set,

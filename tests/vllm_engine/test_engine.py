@@ -197,6 +197,7 @@ def test_an_answer_may_be_clamped_instead(subject: Subject, monkeypatch: pytest.
 
 
 def test_what_is_cached_of_one_project_serves_no_other(subject: Subject) -> None:
+    """F117."""
     text = "Rivers and lakes and seas. " * 30
     cached = [
         (subject.chat(text, tenant=tenant, max_tokens=1)["usage"]["prompt_tokens_details"] or {}).get(
@@ -240,6 +241,9 @@ def test_steps_are_told(subject: Subject) -> None:
     logger.record(scheduler, SimpleNamespace(num_preempted_reqs=1), None, engine_idx=0)
     logger.record(None, None)
     assert (steps.running, steps.waiting, steps.kv_use, steps.preempted, len(seen)) == (3, 2, 0.5, 1, 2)
+    other = SimpleNamespace(num_running_reqs=4, num_waiting_reqs=0, kv_cache_usage=0.75)
+    steps.logger(None, 1).record(other, None, engine_idx=1)
+    assert (steps.running, steps.waiting, steps.kv_use) == (7, 2, 0.75)
 
 
 def test_rows_of_an_engine_that_dies_have_no_outcome(subject: Subject) -> None:

@@ -70,6 +70,7 @@ def ended(processes: list[psutil.Process]) -> bool:
 
 
 def test_all_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    """F16."""
     log = tmp_path / "log"
     with starting(log) as process:
         until(lambda: is_loaded(log), log)

@@ -159,8 +159,9 @@ def test_a_dead_engine_ends_the_worker_and_its_rows_run_again(
 ) -> None:
     """Last here: no worker is left. That the next one goes on is above."""
     user = User(stack)
-    rows = [label(f"row-{number}", "Tell me a story.", ignore_eos=True, response_format=None) for number in range(30)]
-    batch = user.submit(jsonl(rows))
+    # Sixteen at a time, and long: many are left when the first are done.
+    story = {"ignore_eos": True, "response_format": None, "max_tokens": 400}
+    batch = user.submit(jsonl([label(f"row-{number}", "Tell me a story.", **story) for number in range(160)]))
     user.wait_for(batch.id, lambda batch: done(batch) >= 1, 120)
     core(worker[0]).kill()
     assert worker[0].popen.wait(30) == 70

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
@@ -16,6 +17,20 @@ PROBES: dict[str, Body] = {
     COMPLETIONS: {"prompt": "Hello", "max_tokens": 1},
     EMBEDDINGS: {"input": "Hello"},
 }
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an engine is busy with at a moment."""
+
+    running: int = 0
+    """Requests that it computes."""
+    waiting: int = 0
+    """Requests that it has, and that wait for a place."""
+    kv_use: float | None = None
+    """Part of its KV cache in use, 0 to 1; None: it does not say."""
+    preempted: int = 0
+    """Requests that lost their place in the KV cache and were begun again, in all since it started."""
 
 
 class Engine(Protocol):
@@ -61,6 +76,9 @@ class Engine(Protocol):
     def healthy(self) -> bool:
         """Tell whether the engine makes progress: it is idle, or some token came out lately. Never a mere ping."""
 
+    def load(self) -> Load:
+        """Return what it is busy with. Cheap, and may be called from any thread."""
+
     async def stop(self) -> None:
         """End every running request and free the device."""
 
@@ -92,6 +110,11 @@ class ProgressWatch:
     def busy(self) -> bool:
         """Whether requests run."""
         return self._running > 0
+
+    def load(self, capacity: int) -> Load:
+        """Return the load of an engine that computes `capacity` requests at once and says no more about itself."""
+        running = min(self._running, capacity)
+        return Load(running, self._running - running)
 
     def healthy(self) -> bool:
         return not self._running or time.monotonic() - self._last < self._stall_seconds

@@ -32,7 +32,7 @@ from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import LlamaCpp
 from workers.engines import parameters
-from workers.engines.base import PROMPT_OF, Body, ProgressWatch
+from workers.engines.base import PROMPT_OF, Body, Load, ProgressWatch
 from workers.engines.parameters import ChatParameters, CompletionParameters, EmbeddingParameters, Sampling
 
 log = telemetry.get_logger(__name__)
@@ -152,6 +152,9 @@ class LlamaCppEngine:
 
     def healthy(self) -> bool:
         return self._progress.healthy()
+
+    def load(self) -> Load:
+        return self._progress.load(self._settings.parallel_requests)
 
     async def stop(self) -> None:
         self._watching.cancel()

@@ -3,6 +3,7 @@
 The first word of the last message (or of the prompt, or of the first input) decides:
 
     SLEEP <seconds> ...     answers after a while, one of its capacity meanwhile
+    AWAIT <path> ...        answers when there is a file of that name
     REJECT ...              is refused with 400
     ERROR ...               raises an error that no engine should
     HANG                    never answers, and makes no progress
@@ -11,6 +12,7 @@ The first word of the last message (or of the prompt, or of the first input) dec
     FATAL                   the engine dies, the process lives
     REORDER ...             is answered after those that came later, more or less
     GARBAGE ...             is answered with what is no answer
+    TAKE <bytes> ...        is answered if there is so much memory
     anything else           is answered with itself, up to a stop string
 
 An image in it reads as `[image 64x48 png]`, by what its first bytes say. Embeddings are made of the input's hash.
@@ -34,7 +36,10 @@ from PIL import Image
 
 from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
-from workers.engines.base import Body, ProgressWatch
+from workers.engines.base import Body, Load, ProgressWatch
+
+# Time between two looks for a file.
+LOOK_SECONDS = 0.2
 
 
 class ScriptedEngine:
@@ -82,6 +87,9 @@ class ScriptedEngine:
     def healthy(self) -> bool:
         died_idle = self._fault == "idle" and not self._progress.busy
         return not died_idle and self._progress.healthy()
+
+    def load(self) -> Load:
+        return self._progress.load(self._capacity)
 
     async def stop(self) -> None:
         pass
@@ -161,6 +169,12 @@ async def _sleep(text: str) -> None:
     await asyncio.sleep(float(text.split()[1]))
 
 
+async def _await(text: str) -> None:
+    gate = Path(text.split()[1])
+    while not gate.exists():
+        await asyncio.sleep(LOOK_SECONDS)
+
+
 async def _reject(_: str) -> None:
     message = "The prompt asked to be refused."
     raise RequestRejected(message, code="rejected", param="messages")
@@ -190,12 +204,17 @@ async def _reorder(_: str) -> None:
     await asyncio.sleep(random.uniform(0, 0.2))  # noqa: S311  no secret
 
 
+async def _take(text: str) -> None:
+    bytearray(int(text.split()[1]))
+
+
 async def _fatal(_: str) -> None:
     raise EngineFatal
 
 
 _ACTIONS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "SLEEP": _sleep,
+    "AWAIT": _await,
     "REJECT": _reject,
     "ERROR": _error,
     "HANG": _hang,
@@ -203,4 +222,5 @@ _ACTIONS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "CRASH_ONCE": _crash_once,
     "REORDER": _reorder,
     "FATAL": _fatal,
+    "TAKE": _take,
 }

@@ -23,7 +23,7 @@ from jobs.errors import ConfigurationError, EngineFatal
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import Vllm
 from workers.engines import vllm_arguments, vllm_errors, vllm_parameters, vllm_processes
-from workers.engines.base import Body, ProgressWatch
+from workers.engines.base import Body, Load, ProgressWatch
 from workers.engines.sandbox import Sandbox
 
 # Read by vLLM when it is imported, which is the next thing.
@@ -166,6 +166,13 @@ class VllmEngine:
         died_idle = self.llm.errored and not self._progress.busy
         return self._progress.healthy() and not died_idle
 
+    def load(self) -> Load:
+        steps = self.steps
+        if not self._progress.busy:
+            # The last step it told of may have had requests that were aborted since.
+            return Load(preempted=steps.preempted, kv_use=0.0)
+        return Load(steps.running, steps.waiting, steps.kv_use, steps.preempted)
+
     async def stop(self) -> None:
         if self._sandbox:
             await self._sandbox.stop()
@@ -178,30 +185,34 @@ class Steps:
 
     def __init__(self, on_step: Callable[[], None]) -> None:
         self._on_step = on_step
+        # What each replica had in its last step.
+        self._replicas: dict[int, tuple[int, int, float]] = {}
         self.running = self.waiting = self.preempted = 0
-        """Requests in the last step; requests that lost their place in the KV cache, in all."""
+        """Requests in the last step, of all replicas; requests that lost their place in the KV cache, in all."""
         self.kv_use = 0.0
-        """Part of the KV cache in use."""
+        """Part of the KV cache in use, of the replica that has least room."""
 
-    def logger(self, _config: Any, _index: int = 0) -> Any:
-        """Make what vLLM reports to."""
-        return _StepLogger(self)
+    def logger(self, _config: Any, replica: int = 0) -> Any:
+        """Make what vLLM reports to, for each replica."""
+        return _StepLogger(self, replica)
 
-    def record(self, scheduler: Any, iteration: Any) -> None:
+    def record(self, scheduler: Any, iteration: Any, replica: int = 0) -> None:
         self._on_step()
         if scheduler is not None:
-            self.running, self.waiting = scheduler.num_running_reqs, scheduler.num_waiting_reqs
-            self.kv_use = scheduler.kv_cache_usage
+            now = (scheduler.num_running_reqs, scheduler.num_waiting_reqs, scheduler.kv_cache_usage)
+            self._replicas[replica] = now
+            running, waiting, kv_use = zip(*self._replicas.values(), strict=True)
+            self.running, self.waiting, self.kv_use = sum(running), sum(waiting), max(kv_use)
         if iteration is not None:
             self.preempted += iteration.num_preempted_reqs
 
 
 class _StepLogger(vllm_api.StatLoggerBase):  # type: ignore[misc]  # vLLM is not there when types are checked
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+    def __init__(self, steps: Steps, replica: int) -> None:
+        self._steps, self._replica = steps, replica
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-        self._steps.record(scheduler_stats, iteration_stats)
+        self._steps.record(scheduler_stats, iteration_stats, self._replica)
 
     def log_engine_initialized(self) -> None:
         pass
