@@ -77,7 +77,7 @@ class Composed:
     def environment(self, name: str) -> dict[str, str]:
         own = {key: self._here(name, str(value)) for key, value in self.service(name).get("environment", {}).items()}
         path = f"{Path(sys.executable).parent}:{postgres.programs_dir()}:/usr/bin:/bin"
-        return {"PATH": path, "HOME": str(self.home), "PGPORT": str(self.postgres_port), **self.more, **own}
+        return {"PATH": path, "HOME": str(self.home), "PGPORT": str(self.postgres_port), **own, **self.more}
 
     def argv(self, name: str, *instead: str) -> list[str]:
         """Return its command line, or another one for the same image, as `docker compose run NAME` has it."""

@@ -52,6 +52,7 @@ def _derived(owner: str, redis_secret: str, postgres_host: str, redis_host: str)
         **{f"{role}_redis_url": redis(role) for role in redis_users.ROLES},
         "valkey_users": redis_users.lines(redis_secret),
         "flower_password": new_password(),
+        "metrics_token": new_password(),
         "webhook_keys": vault.new_key(),
     }
 

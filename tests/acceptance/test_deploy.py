@@ -27,6 +27,12 @@ from api.stack.program import Program, answers, free_port
 MODEL = "smollm2-135m-instruct"
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 LINE = '{"custom_id": "%s", "method": "POST", "url": "%s", "body": {"model": "%s", "max_tokens": 8, "messages": [{"role": "user", "content": "Say hello."}]}}\n'
+METRICS = {
+    "api": "PROMPTMILL_METRICS__API_PORT",
+    "reconciler": "PROMPTMILL_METRICS__RECONCILER_PORT",
+    "worker-cpu": "PROMPTMILL_METRICS__WORKER_PORT",
+}
+PORTS = ("PROMPTMILL_API__PORT", "PROMPTMILL_FLOWER__PORT", *METRICS.values())
 LASTING = ("api", "reconciler", "flower", "worker-cpu")
 
 
@@ -36,7 +42,7 @@ def composed() -> Iterator[Composed]:
     # Not below pytest's own folder, which Postgres may not enter when we are root.
     with tempfile.TemporaryDirectory(prefix="promptmill-deploy-") as folder, contextlib.ExitStack() as end:
         home = Path(folder)
-        ports = {"PROMPTMILL_API__PORT": str(free_port()), "PROMPTMILL_FLOWER__PORT": str(free_port())}
+        ports = {variable: str(free_port()) for variable in PORTS}
         made = Composed(home, free_port(), free_port(), ports)
         made.run("make-secrets")
         made.rewrite_hosts()
@@ -106,6 +112,16 @@ def test_flower_asks_for_the_password_of_its_file(composed: Composed, running: d
     password = (composed.secrets / "flower_password").read_text().strip()
     assert httpx2.get(url).status_code == 401
     assert httpx2.get(url, auth=("promptmill", password)).status_code == 200
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_process_shows_its_figures_to_whom_has_the_token_of_its_file(
+    composed: Composed, running: dict[str, services.Process], name: str
+) -> None:
+    url = f"http://127.0.0.1:{composed.more[METRICS[name]]}/metrics"
+    token = (composed.secrets / "metrics_token").read_text().strip()
+    assert httpx2.get(url).status_code == 401
+    assert "promptmill_build_info" in httpx2.get(url, headers={"Authorization": f"Bearer {token}"}).text
 
 
 def test_valkey_and_postgres_are_as_their_health_checks_expect(composed: Composed) -> None:
