@@ -50,7 +50,7 @@ LABEL org.opencontainers.image.title="Promptmill worker, CPU" \
     org.opencontainers.image.description="A worker with llama.cpp" \
     org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-worker-cpu /app /app
-ENV PROMPTMILL_WORKER__ENGINE=llamacpp PROMPTMILL_ALIVE_FILE=/tmp/alive
+ENV PROMPTMILL_ALIVE_FILE=/tmp/alive
 USER 10001:10001
 ENTRYPOINT ["promptmill"]
 CMD ["worker"]
@@ -68,10 +68,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner 10001 --group 10001 /cache
 COPY --from=build-worker-vllm /app /app
-# Everything that is written while a model is loaded goes below /cache, also with a root that is read-only.
-ENV PROMPTMILL_WORKER__ENGINE=vllm PROMPTMILL_ALIVE_FILE=/tmp/alive NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    XDG_CACHE_HOME=/cache HF_HOME=/cache/huggingface VLLM_CACHE_ROOT=/cache/vllm TRITON_CACHE_DIR=/cache/triton \
-    TORCHINDUCTOR_CACHE_DIR=/cache/inductor VLLM_CONFIG_ROOT=/cache/vllm-config VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+# What is written while a model is loaded goes below /cache, since the root is read-only.
+ENV HOME=/cache TORCHINDUCTOR_CACHE_DIR=/cache/inductor PROMPTMILL_ALIVE_FILE=/tmp/alive \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 USER 10001:10001
 ENTRYPOINT ["promptmill"]
 CMD ["worker"]

@@ -166,8 +166,8 @@ class Dispatcher:
                     queue=queue_for(row.model),  # type: ignore[arg-type] # a Queue is declared, a name is not
                     producer=producer,
                     # What Flower shows in place of the arguments: ids and counts.
-                    argsrepr=f"({row.id}, {row.batch_id}, shard {row.number}, lines {row.first_line}-{row.last_line}, "
-                    f"{row.total} rows)",
+                    argsrepr=f"({row.total - row.completed - row.failed} rows, attempt {row.lease_token + 1}, "
+                    f"{row.batch_id}, {row.id}, lines {row.first_line}-{row.last_line})",
                 )
                 failpoint("send_hint.after_publish")
                 metrics.HINTS.labels("sent").inc()

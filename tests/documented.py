@@ -12,6 +12,15 @@ RUN_ELSEWHERE = {
     "docs/reference.md": "tests/acceptance/test_reference.py",
     "docs/operations.md": "tests/faults/test_backup_restored.py",
 }
+# Which test runs the Python of a page.
+PYTHON = {
+    "README.md": "tests/acceptance/test_batches.py",
+    "docs/anthropic.md": "tests/acceptance/test_message_batches.py",
+    "docs/files.md": "tests/acceptance/test_reference.py",
+    "docs/guides/openai-sdk.md": "tests/acceptance/test_sdk_guide.py",
+    "docs/images.md": "tests/acceptance/test_reference.py",
+    "docs/webhooks.md": "tests/acceptance/test_webhooks.py",
+}
 # By how a block begins.
 NOT_RUN = {
     "README.md": {
@@ -26,6 +35,14 @@ NOT_RUN = {
         "pytest -c tests/conformance/": "the same",
         "pytest -c tests/conformance_anthropic/": "the same",
     },
+    "docs/deploy.md": {
+        "mkdir -m 700 secrets && docker": "needs a container engine; tests/acceptance/test_deploy.py runs each service's command",
+        "HF_HUB_CACHE=": "54 GB, under Gemma's terms",
+        "SHARE_ADDRESS=": "needs a container engine on several machines",
+        "mkdir -m 700 secrets\n": "needs a second machine",
+        "docker compose ": "needs a container engine",
+        "useradd ": "changes the machine's users; tests/unit/test_deploy.py reads the units",
+    },
     "docs/gemma.md": {
         "export HF_TOKEN=": "54 GB, under Gemma's terms",
         "export PROMPTMILL_WORKER__ENGINE=llamacpp": "needs Gemma's file; tests/engines/test_gemma.py has one of its kind",
@@ -35,6 +52,10 @@ NOT_RUN = {
         "git clone ": "needs a GPU",
         "for number in ": "needs a GPU",
     },
+    "docs/monitoring.md": {
+        "export PROMPTMILL_METRICS": "`promptmill up` until Ctrl-C; tests/acceptance/test_metrics.py asks processes with these settings",
+        "export PROMPTMILL_TRACING": "a setting; tests/acceptance has a collector for it",
+    },
     "docs/profiles.md": {
         "promptmill worker ": "the second and third line need a GPU; tests/unit/test_profiles.py does what the first does",
         "ray start ": "needs GPUs on several machines",
@@ -43,9 +64,9 @@ NOT_RUN = {
 }
 
 
-def blocks(page: str) -> list[str]:
-    """Return the commands of a page that are for a shell."""
-    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str = "sh") -> list[str]:
+    """Return what a page has for a shell, or for Python."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def reason(page: str, block: str) -> str | None:

@@ -80,5 +80,6 @@ def flower() -> None:
     # In the environment, not in the arguments: those can be read by every user of the machine.
     os.environ["FLOWER_BASIC_AUTH"] = f"{configuration.user}:{configuration.password.get_secret_value()}"
     options = [f"--address={configuration.host}", f"--port={configuration.port}", "--read_only=true", "--logging=error"]
+    options.append("--tasks_columns=name,args,state,result,received,started,runtime,worker,uuid")
     command = [sys.executable, "-m", "celery", "-A", "workers.celery_app", "flower", *options]
     os.execv(sys.executable, command)  # noqa: S606  our own interpreter

@@ -85,8 +85,8 @@ class Runtime:
         self._dying = threading.Lock()
         self._claiming = threading.Lock()
         self._freed = threading.Condition()
-        # Shards held that a hint named.
-        self._hinted: set[leases.Held] = set()
+        # Shards held on a hint, with the id of the hint's task.
+        self._hinted: dict[leases.Held, str] = {}
         self._held: set[leases.Held] = set()
         self._is_ready = False
         self._has_run = False
@@ -217,14 +217,19 @@ class Runtime:
 
     # Hearing of shards.
 
-    def run_shard(self, shard_id: str) -> dict[str, Any]:
-        """Run a shard that a hint named, to its end. Return what Flower is to show: ids and counts."""
+    def run_shard(self, shard_id: str, task_id: str) -> dict[str, Any]:
+        """Run a shard on a hint that named one, to its end. Return what Flower is to show: ids and counts."""
         with self._slots:
             taken = self._take(lambda: self._claim(shard_id))
             if taken is None:
                 return {"claimed": False}
-            self._hinted.add(taken[0].held)
+            self._hinted[taken[0].held] = task_id
             return self._run_lease(*taken)
+
+    def under_way(self) -> dict[str, ShardRun]:
+        """Return the shards that run on a hint, by the id of its task."""
+        runs = [run for run in self._window.runs() if not run.ended.is_set()]
+        return {task_id: run for run in runs if (task_id := self._hinted.get(run.lease.held))}
 
     def may_hear(self, hints: int) -> bool:
         """Tell whether another hint may be taken out of Redis, where `hints` are taken and not done with.
@@ -372,7 +377,7 @@ class Runtime:
                 self._is_to_be_alone = False
             self._held.discard(lease.held)
             self._coming.pop(lease.held, None)
-            self._hinted.discard(lease.held)
+            self._hinted.pop(lease.held, None)
             with self._freed:
                 self._freed.notify_all()
 
@@ -389,7 +394,8 @@ class Runtime:
         run.ended.wait()
         self._hand_back(run)
         self._note_end(run, rows, time.monotonic() - started)
-        return {"claimed": True, "batch": lease.batch_id, "rows": rows, "ending": str(run.ending)}
+        ended = {"ending": str(run.ending), "rows": rows, "attempt": lease.token}
+        return {"claimed": True, **ended, "batch": lease.batch_id, "shard": lease.shard_id}
 
     def _note_end(self, run: ShardRun, rows: int, seconds: float) -> None:
         log.info("shard_ended", rows=rows, ending=str(run.ending))

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery, bootsteps
+from celery import Celery, Task, bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker import state
-from celery.worker.consumer import Tasks
+from celery.worker.consumer import Events, Tasks
 
 from jobs import dispatch, metrics, metrics_port, telemetry
 from jobs.errors import PromptmillError
@@ -19,10 +19,13 @@ from jobs.settings import Settings
 from workers import worker_metrics
 from workers.hints import Refusals
 from workers.runtime import Runtime
+from workers.window import ShardRun
 
 log = telemetry.get_logger(__name__)
 
 KEEP_SIGNAL_SECONDS = 0.2
+# How often Flower hears of each shard: as often as Celery says that the worker is there.
+PROGRESS_SECONDS = 2.0
 
 
 def run(settings: Settings) -> int:
@@ -41,7 +44,7 @@ def run(settings: Settings) -> int:
     _on_signals(_again_later)
     celery = dispatch.make_celery(settings)
     _add_task(celery, runtime)
-    celery.steps["consumer"].update((_consume_with_room(runtime), _take_hints_only()))
+    celery.steps["consumer"].update((_consume_with_room(runtime), _take_hints_only(), _tell_progress(runtime)))
     worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
     poller = threading.Thread(target=runtime.poll, name="poller", daemon=True)
     poller.start()
@@ -68,10 +71,10 @@ def _again_later(number: int, _frame: object) -> None:
 
 
 def _add_task(celery: Celery, runtime: Runtime) -> None:
-    @celery.task(name=dispatch.RUN_SHARD)
-    def run_shard(shard_id: str) -> dict[str, Any]:
+    @celery.task(name=dispatch.RUN_SHARD, bind=True)
+    def run_shard(self: Task[Any, Any], shard_id: str) -> dict[str, Any]:
         try:
-            return runtime.run_shard(shard_id)
+            return runtime.run_shard(shard_id, str(self.request.id))
         except Exception as error:
             log.exception("shard_failed", shard_id=shard_id, error=type(error).__name__)
             # Celery and Flower show the words of what a task raises; a driver's may quote rows.
@@ -103,6 +106,37 @@ def _take_hints_only() -> type[bootsteps.StartStopStep]:
             refusals.guard(parent.task_consumer.channel)
 
     return TakeHintsOnly
+
+
+def _tell_progress(runtime: Runtime) -> type[bootsteps.StartStopStep]:
+    """Tell Flower how far shards are, from where Celery tells that the worker is there: no shard waits for Redis."""
+
+    class TellProgress(bootsteps.StartStopStep):
+        requires = (Events,)
+        repeating: Any = None
+
+        def start(self, parent: Any) -> None:  # noqa: ANN401
+            self.repeating = parent.timer.call_repeatedly(PROGRESS_SECONDS, self._tell, (parent,))
+
+        def stop(self, _parent: Any) -> None:  # noqa: ANN401
+            self.repeating = self.repeating and self.repeating.cancel()
+
+        def _tell(self, parent: Any) -> None:  # noqa: ANN401
+            for task_id, run in runtime.under_way().items():
+                # Celery knows no such event, so Flower shows its name as the task's state.
+                parent.event_dispatcher.send("task-progress", uuid=task_id, **_shown(run))
+
+    return TellProgress
+
+
+def _shown(run: ShardRun) -> dict[str, str]:
+    """Say in Flower's fields what runs and how far it is. The shard need not be the one that the hint named."""
+    lease = run.lease
+    return {
+        "args": f"({lease.remaining} rows, attempt {lease.token}, {lease.batch_id}, {lease.shard_id}, "
+        f"lines {lease.first_line}-{lease.last_line})",
+        "result": f"{run.written} of {lease.remaining} rows",
+    }
 
 
 def _serve(celery: Celery, runtime: Runtime, threads: int) -> int:

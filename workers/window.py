@@ -76,6 +76,11 @@ class ShardRun:
         return bool(self.rows) and self.rows[0].line_no <= self.marked_line
 
     @property
+    def written(self) -> int:
+        """Rows that have their outcome; seen from another thread than the loop's, a few more or less."""
+        return self.lease.remaining - len(self.rows) - len(self.in_engine) - self.unwritten
+
+    @property
     def is_lost(self) -> bool:
         return self.ending is Ending.LOST or time.monotonic() >= self.lease_deadline
 

@@ -36,7 +36,9 @@ def chart(counts: Sequence[float], seconds: float) -> Chart:
     rates = [count / seconds for count in counts]
     step = _step(max(rates))
     top = step * max(1, math.ceil(max(rates) / step))
-    points = [(_x((place + 0.5) / len(rates)), _y(rate / top)) for place, rate in enumerate(rates)]
+    # Steps: a stretch has one rate from its beginning to its end.
+    edges = ((place + end, rate) for place, rate in enumerate(rates) for end in (0, 1))
+    points = [(_x(edge / len(rates)), _y(rate / top)) for edge, rate in edges]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     area = f"{points[0][0]:.1f},{_y(0):.1f} {line} {points[-1][0]:.1f},{_y(0):.1f}"
     across = [Tick(round(_y(step * number / top), 1), _label(step * number)) for number in range(round(top / step) + 1)]

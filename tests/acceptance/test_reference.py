@@ -1,4 +1,4 @@
-"""The examples of docs/reference.md, as they stand there but for the ids, against a server."""
+"""The examples of docs/reference.md, as they stand there but for the ids, and the Python of two short pages."""
 
 import json
 import os
@@ -6,12 +6,14 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import documented
 import pytest
 import services
 from clients import User
-from payloads import numbered
+from payloads import CHAT, numbered
+from pictures import encoded
 
 PAGE = "docs/reference.md"
 
@@ -107,3 +109,19 @@ def test_every_example_of_the_reference_is_answered(
     assert len(examples) > 20
     for block in examples:
         call(user, with_real_ids(block, user))
+
+
+def test_the_python_of_the_pages_about_files_and_images_runs(
+    user: User, running: services.Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", running.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", user.sdk.api_key)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "requests.jsonl").write_bytes(numbered(2))
+    (tmp_path / "leaf.jpg").write_bytes(encoded("jpeg"))
+    did: dict[str, Any] = {"client": user.sdk, "Path": Path, "url": CHAT}
+    for page in ("docs/files.md", "docs/images.md"):
+        exec(compile("\n".join(documented.blocks(page, "python")), page, "exec"), did)
+    did["client"].close()
+    assert user.wait(did["batch"].id).status == "completed"
+    assert did["image"].purpose == "vision"

@@ -1,17 +1,16 @@
 """docs/guides/openai-sdk.md, as one program: a small real model, and the scripted engine for what that cannot do."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import documented
 import pytest
 import services
-from conftest import ROOT
 from pictures import encoded
 
-PAGE = ROOT / "docs" / "guides" / "openai-sdk.md"
+PAGE = "docs/guides/openai-sdk.md"
 STAND_INS = ["gemma-3-27b-it", "embeddinggemma-300m"]
 
 
@@ -26,7 +25,7 @@ def stack(servers: services.Servers, template: str, tmp_path: Path) -> Iterator[
 
 
 def program() -> str:
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    return "\n".join(documented.blocks(PAGE, "python"))
 
 
 def test_the_guide_for_the_sdk_runs(stack: services.Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -36,7 +35,7 @@ def test_the_guide_for_the_sdk_runs(stack: services.Stack, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").write_bytes(encoded())
     did: dict[str, Any] = {}
-    exec(compile(program(), PAGE.name, "exec"), did)
+    exec(compile(program(), PAGE, "exec"), did)
     did["client"].close()
     assert (did["batch"].status, did["batch"].request_counts.completed, did["batch"].request_counts.failed) == (
         "completed",

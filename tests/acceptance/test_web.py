@@ -13,11 +13,12 @@ import services
 from browser import Tab
 from clients import User
 from payloads import jsonl, parse, request
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
 expect.set_options(timeout=1_000 * browser.PATIENCE_SECONDS)
-PHONE = {"width": 360, "height": 740}
-DESK = {"width": 1100, "height": 900}
+PHONE: ViewportSize = {"width": 360, "height": 740}
+DESK: ViewportSize = {"width": 1100, "height": 560}
+TALL: ViewportSize = {"width": 1100, "height": 900}
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def mixed(count: int, seconds: float) -> bytes:
 
 
 def upload(page: Page, path: Path) -> None:
-    page.get_by_role("link", name="Files", exact=True).click()
+    page.get_by_role("navigation").get_by_role("link", name="Files").first.click()
     page.get_by_label("Upload a file of requests").set_input_files(path)
     page.get_by_role("button", name="Upload", exact=True).click()
     expect(page.get_by_role("heading", level=1, name=path.name)).to_be_visible()
@@ -79,7 +80,6 @@ def standing_still(stack: services.Stack) -> Iterator[None]:
 def test_from_the_log_in_to_the_results(running: services.Stack, desk: Tab, tmp_path: Path) -> None:
     page, user = desk.page, User(running)
     page.goto(site(running))
-    desk.picture("web-login")
     log_in(page, running, user.sdk.api_key)
     bad = [*jsonl([request("a"), request("a"), request("b", model="")]).splitlines(), b'{"custom_id": "c"', b"[]"]
     upload(page, written(tmp_path, "bad.jsonl", b"\n".join(bad)))
@@ -105,6 +105,7 @@ def test_from_the_log_in_to_the_results(running: services.Stack, desk: Tab, tmp_
     expect(groups.nth(1)).to_contain_text("The prompt asked to be refused.")
     expect(groups.nth(2)).to_contain_text("engine_error")
     assert "a translation" not in page.content(), "words of requests are shown when they are asked for"
+    page.set_viewport_size(TALL)
     desk.picture("web-batch")
     check_downloads(page, user)
     page.get_by_role("link", name="Open the request").first.click()
@@ -135,11 +136,13 @@ def test_a_batch_is_cancelled_and_workers_are_seen(running: services.Stack, desk
     user.submit(jsonl([request("a"), request("a")]))
     page = desk.page
     log_in(page, running, user.sdk.api_key)
-    expect(page.get_by_role("progressbar")).to_have_count(3)
+    expect(page.get_by_role("progressbar")).to_have_count(2)
     page.get_by_role("link", name=waiting.id).click()
     bar = page.get_by_role("progressbar", name="Progress")
     expect(bar).to_have_attribute("aria-valuenow", re.compile("^[4-9][0-9]$"))
+    page.set_viewport_size(TALL)
     desk.picture("web-running")
+    page.set_viewport_size(DESK)
     with page.expect_download() as started:
         page.get_by_role("link", name="Output so far").click()
     assert {row["custom_id"] for row in parse(Path(started.value.path()).read_bytes())} > {"row-001", "row-020"}

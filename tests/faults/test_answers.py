@@ -8,7 +8,7 @@ from payloads import numbered
 def test_answers_belong_to_their_requests_whatever_the_engine_does(checked: services.Stack) -> None:
     checked.api()
     checked.reconciler()
-    checked.worker(PROMPTMILL_WORKER__REQUEST_TIMEOUT_SECONDS="3", **services.LONG_LEASES)
+    checked.worker(PROMPTMILL_WORKER__REQUEST_TIMEOUT_SECONDS="8", **services.LONG_LEASES)
     user = User(checked)
     odd = {7: "HANG", 13: "GARBAGE"}
     batch = user.wait(user.submit(numbered(300, lambda number: odd.get(number, f"REORDER {number}"))).id)

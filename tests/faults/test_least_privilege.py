@@ -49,7 +49,7 @@ def test_the_product_works_with_a_user_for_each_role(checked: services.Stack, ow
         checked.start("worker", wait_for="worker_ready", **NO_POLLING, **as_role(own_redis, "worker"))
         checked.start("reconciler", wait_for="reconciler_ready", **as_role(own_redis, "producer"))
         assert user.wait(later.id).status == "completed"
-        services.wait_until(lambda: seen() == 4, "Flower has seen each shard")
+        services.wait_until(lambda: seen() >= 4, "Flower has seen each shard")
     checked.stop()
     with own_redis.client() as broker:
         refused = {(entry["username"], entry["object"]) for entry in broker.acl_log()}

@@ -64,7 +64,7 @@ def test_f12_a_request_that_hangs_the_engine_fails_alone(checked: services.Stack
     checked.reconciler()
     checked.know_model("scripted")
     user = User(checked)
-    with supervised(checked, PROMPTMILL_WORKER__STALL_SECONDS="2") as worker:
+    with supervised(checked, PROMPTMILL_WORKER__STALL_SECONDS="5") as worker:
         batch = user.wait(user.submit(numbered(5, lambda number: "HANG" if number == 2 else "x")).id)
     assert crashed(user, batch) == {"row-2"}
     assert len(user.results(batch)) == 5

@@ -24,7 +24,7 @@ def test_hints_that_rise_from_the_dead_run_nothing(checked: services.Stack, own_
             UNACKED_INDEX,
         )
         broker.save()
-    worker = checked.worker(**NO_POLLING)
+    worker = checked.worker(**services.LONG_LEASES, **NO_POLLING)
     batch = user.wait(batch.id)
     before = user.results(batch)
     own_redis.process.kill()

@@ -29,6 +29,9 @@ def test_a_worker_ends_whatever_it_is_sent_and_its_rows_run_elsewhere(checked: s
         worker = checked.worker(PROMPTMILL_WORKER__DRAIN_SECONDS="1")
         batches.append(user.submit(numbered(2, lambda _: "HANG")))
         services.wait_until(lambda: runs(checked), "it runs")
+        # Celery has taken the signals over: SIGQUIT, which no supervisor of ours sends, may be lost in that moment.
+        log = worker.log
+        services.wait_until(lambda log=log: " ready." in log.read_text(), "Celery is ready")  # type: ignore[misc]
         for number in signals:
             worker.signal(number)
         worker.popen.wait(60)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from payloads import CHAT, jsonl, numbered, request
 
-from jobs import batches, claims, db, fleet, progress
+from jobs import batches, claims, db, files, fleet, progress
 from jobs.claims import Claimant
 from jobs.errors import NotFound
 from jobs.leases import Lease
@@ -97,9 +97,15 @@ def test_a_request_is_opened_with_its_words_as_long_as_they_are_there(domain: An
     assert opened.custom_id == "row-1"
     assert opened.request and "text 1" in opened.request
     assert opened.result is None
-    domain.execute("DELETE FROM lines WHERE file_id = :id", id=file_id)
+    with db.transaction(domain.engine) as connection:
+        batches.cancel(connection, domain.project_id, batch_id)
+        files.mark_deleted(connection, domain.project_id, file_id)
+    assert domain.settle(batch_id) == "cancelled"
+    assert domain.sweep()
     with db.reading(domain.engine) as connection:
-        assert progress.open_row(connection, domain.project_id, batch_id, 2).request is None
+        opened = progress.open_row(connection, domain.project_id, batch_id, 2)
+    assert opened.request is None
+    assert opened.result and "batch_cancelled" in opened.result
 
 
 def test_another_projects_batch_has_no_pace_and_no_rows(domain: Any) -> None:

@@ -33,6 +33,14 @@ def test_the_commands_of_a_page_are_run_or_it_is_said_why_not(page: Path) -> Non
         assert documented.runnable(name) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_python_of_a_page_is_run(page: Path) -> None:
+    name = page.relative_to(ROOT).as_posix()
+    assert bool(documented.blocks(name, "python")) == (name in documented.PYTHON)
+    if name in documented.PYTHON:
+        assert page.name in (ROOT / documented.PYTHON[name]).read_text()
+
+
 @pytest.mark.parametrize("page", documented.NOT_RUN)
 def test_what_is_said_not_to_be_run_is_there(page: str) -> None:
     blocks = documented.blocks(page)

@@ -44,7 +44,7 @@ def test_every_setting_is_described() -> None:
 def test_what_may_hold_a_secret_does_not_show() -> None:
     kinds = dict(_fields(settings.Settings))
     named = [name for name in kinds if re.search("url|password|secret|token$|_key$", name)]
-    assert sorted(named) == ["database_url", "flower.password", "redis_url"]
+    assert sorted(named) == ["database_url", "flower.password", "metrics.token", "redis_url"]
     assert all("SecretStr" in str(kinds[name]) for name in named)
 
 

@@ -72,7 +72,7 @@ def test_a_batch_that_never_ran_is_not_divided_by_its_requests() -> None:
 def test_a_curve_stays_in_its_picture(counts: list[float], seconds: float) -> None:
     drawn = plot.chart(counts, seconds)
     points = [tuple(map(float, point.split(","))) for point in drawn.line.split()]
-    assert len(points) == len(counts)
+    assert len(points) == 2 * len(counts)
     assert all(plot.LEFT <= x <= plot.WIDTH - plot.RIGHT for x, _ in points)
     assert all(plot.TOP <= y <= plot.HEIGHT - plot.BOTTOM for _, y in points)
     assert 2 <= len(drawn.across) <= plot.TICKS + 2
