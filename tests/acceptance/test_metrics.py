@@ -152,7 +152,7 @@ def test_with_a_token_only_who_says_it_sees_figures(stack: services.Stack) -> No
     stack.api(PROMPTMILL_METRICS__API_PORT=str(port), PROMPTMILL_METRICS__TOKEN="only-for-tests")
     url = f"http://127.0.0.1:{port}/metrics"
     assert httpx2.get(url).status_code == 401
-    for wrong in ("Bearer ", "Bearer only-for-test", "only-for-tests", f"Bearer {stack.key()}"):
+    for wrong in ("Bearer", "Bearer only-for-test", "only-for-tests", f"Bearer {stack.key()}"):
         assert httpx2.get(url, headers={"authorization": wrong}).status_code == 401
     right = {"authorization": "Bearer only-for-tests"}
     assert "promptmill_build_info" in httpx2.get(url, headers=right).text
