@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import browser
 import httpx2
@@ -36,12 +37,11 @@ CHANGES = (
 
 @dataclass
 class Shown:
-    """A stack with a worker, its Flower, and a batch that runs."""
+    """A stack with a worker, and its Flower."""
 
     stack: services.Stack
     url: str
     user: User
-    batch_id: str
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +59,13 @@ def shown(servers: services.Servers, template: str, tmp_path_factory: pytest.Tem
             with stack.redis() as broker:
                 services.wait_until(lambda: broker.execute_command("PUBSUB NUMPAT"), "Flower listens")
             stack.worker()
-            user = User(stack)
-            batch = user.submit(numbered(ROWS, lambda number: f"SLEEP 0.3 CANARY {number}"))
-            yield Shown(stack, f"http://127.0.0.1:{port}", user, batch.id)
+            yield Shown(stack, f"http://127.0.0.1:{port}", User(stack))
 
 
 def test_a_shard_goes_from_received_to_succeeded_before_ones_eyes(shown: Shown, tmp_path: Path) -> None:
     with browser.tab(tmp_path, http_credentials=LOGIN, viewport={"width": 1500, "height": 640}) as tab:
         tab.page.goto(f"{shown.url}/tasks")
+        batch = shown.user.submit(numbered(ROWS, lambda number: f"SLEEP 0.4 CANARY {number}"))
         states = watch_states(tab)
         rows = read(tab)
         assert tab.hosts == {shown.url.removeprefix("http://")}, "nothing comes from elsewhere"
@@ -76,7 +75,7 @@ def test_a_shard_goes_from_received_to_succeeded_before_ones_eyes(shown: Shown, 
     assert set().union(*states) <= {"PENDING", "RECEIVED", "STARTED", "PROGRESS", "SUCCESS"}
     for row in rows:
         assert row["name"] == "shards.run"
-        ours = rf"\({SHARD} rows, attempt 1, {shown.batch_id}, shard_\w+, lines \d+-\d+\)"
+        ours = rf"\({SHARD} rows, attempt 1, {batch.id}, shard_\w+, lines \d+-\d+\)"
         assert re.fullmatch(ours, row["args"])
         assert row["result"].startswith("{'claimed': True, 'ending': 'done', 'rows': 20, 'attempt': 1, ")
         assert "CANARY" not in str(row)
@@ -133,18 +132,24 @@ def test_without_the_password_nothing_is_seen(shown: Shown, tmp_path: Path) -> N
 
 
 def test_a_page_of_flower_cannot_stop_or_start_anything(shown: Shown, tmp_path: Path) -> None:
-    task, shown_task = next(
-        iter(httpx2.get(f"{shown.url}/api/tasks", auth=(LOGIN["username"], LOGIN["password"])).json().items())
-    )
+    assert shown.user.wait(shown.user.submit(numbered(3)).id).status == "completed"
+    services.wait_until(lambda: tasks(shown), "Flower has seen it")
+    task, seen = next(iter(tasks(shown).items()))
     # Flower's API does not ask for a password as its pages do, so that the browser must send it unasked.
     known = base64.b64encode(":".join(LOGIN.values()).encode()).decode()
     with browser.tab(tmp_path, extra_http_headers={"Authorization": f"Basic {known}"}) as tab:
         tab.page.goto(f"{shown.url}/task/{task}")
         assert tab.page.locator("#task-page").count() == 1
         for path in CHANGES:
-            answer = post(tab, f"/api/{path.format(task=task, worker=shown_task['worker'])}")
-            assert answer == {"status": 403, "text": "read-only"}, path
+            answer = post(tab, f"/api/{path.format(task=task, worker=seen['worker'])}")
+            assert answer == {"status": 403, "text": "Read only mode is enabled"}, path
     assert shown.user.wait(shown.user.submit(numbered(3)).id).status == "completed", "the worker goes on"
+
+
+def tasks(shown: Shown) -> dict[str, Any]:
+    answer = httpx2.get(f"{shown.url}/api/tasks", auth=(LOGIN["username"], LOGIN["password"]))
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return {task: seen for task, seen in found.items() if seen["worker"]}
 
 
 def post(tab: Tab, path: str) -> dict[str, object]:
