@@ -20,6 +20,9 @@ from api.stack.program import Program, free_port, http_ok, promptmill
 ROWS, SHARD = 60, 20
 SETTINGS = {
     **services.LONG_LEASES,
+    # One hint for each shard, however long it waits on a slow machine: no second one, and no shard without.
+    "PROMPTMILL_RECONCILER__HINT_SECONDS": "600",
+    "PROMPTMILL_WORKER__POLL_SECONDS": "600",
     "PROMPTMILL_WORKER__ENGINE": "scripted",
     # Each shard runs for some seconds, so that it is seen on its way.
     "PROMPTMILL_WORKER__SCRIPTED_CAPACITY": "2",
