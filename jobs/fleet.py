@@ -190,7 +190,7 @@ def sightings(connection: Connection, *, memory_seconds: float) -> list[Sighting
         """
         SELECT id, engine, version, models, endpoints, stopped_at IS NOT NULL AS is_stopped,
                greatest(0, extract(epoch FROM app_now() - seen_at))::double precision AS seconds_ago,
-               CAST(to_jsonb(workers) -> 'load' ->> 'kv_use' AS double precision) AS kv_use
+               CAST(load ->> 'kv_use' AS double precision) AS kv_use
         FROM workers WHERE seen_at > app_now() - make_interval(secs => :memory)
         ORDER BY is_stopped, started_at DESC, id LIMIT 1000
         """

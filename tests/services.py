@@ -225,7 +225,7 @@ class Stack:
         return process
 
     def api(self, **environment: str) -> Process:
-        return self.start("serve", wait_for="Application startup complete", **environment)
+        return self.start("serve", wait_for="Uvicorn running on", **environment)
 
     def worker(self, **environment: str) -> Process:
         return self.start("worker", wait_for="worker_ready", **environment)

@@ -105,7 +105,7 @@ REQUEST = {
 def tour_of_the_api(stack: services.Stack, point: str) -> None:
     with backstage_of(stack) as backstage:
         limit(backstage)
-        api = Doomed(stack, "serve", point, ready="Application startup complete")
+        api = Doomed(stack, "serve", point, ready="Uvicorn running on")
         api.wait_ready()
         client = Client(api, stack.base_url, backstage.key)
         with client.sdk:

@@ -18,7 +18,7 @@ def as_role(own_redis: OwnRedis, role: Role) -> dict[str, str]:
 
 
 def test_the_product_works_with_a_user_for_each_role(checked: services.Stack, own_redis: OwnRedis) -> None:
-    checked.start("serve", wait_for="Application startup complete", **as_role(own_redis, "producer"))
+    checked.start("serve", wait_for="Uvicorn running on", **as_role(own_redis, "producer"))
     checked.know_model("scripted")
     user = User(checked)
     port = free_port()

@@ -57,7 +57,7 @@ def test_old_and_new_share_the_work_and_take_over_from_each_other(
 ) -> None:
     checked.api()
     new_port, old_port = checked.port, free_port()
-    ready = "Application startup complete"
+    ready = "Uvicorn running on"
     checked.start("serve", wait_for=ready, PROMPTMILL_API__PORT=str(old_port), **previous)
     checked.start("reconciler", wait_for="reconciler_ready", **previous)
     checked.reconciler()

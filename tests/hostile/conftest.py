@@ -13,7 +13,7 @@ class Server:
 
     def __init__(self, stack: services.Stack, **environment: str) -> None:
         self.stack, self.port = stack, stack.port
-        self.process = stack.start("serve", wait_for="Application startup complete", **environment)
+        self.process = stack.start("serve", wait_for="Uvicorn running on", **environment)
         self.pid = self.process.popen.pid
         self.key = stack.key()
         self._engine = stack.engine()

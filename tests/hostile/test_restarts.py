@@ -65,7 +65,7 @@ def test_f67_a_rolling_restart_loses_nothing(start: Callable[..., Any]) -> None:
             all_go_on(clients)
             # uvicorn ends by the signal that it was sent, when it is done.
             assert server.process.stop() in (0, -signal.SIGTERM)
-            first.stack.start("serve", wait_for="Application startup complete", PROMPTMILL_API__PORT=str(server.port))
+            first.stack.start("serve", wait_for="Uvicorn running on", PROMPTMILL_API__PORT=str(server.port))
         all_go_on(clients)
     finally:
         over.set()

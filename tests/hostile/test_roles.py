@@ -50,7 +50,7 @@ def limited(stack: services.Stack, logins: dict[str, str]) -> Iterator[services.
         # Before their users are dropped.
         end.callback(stack.stop)
         for name, role, ready in (
-            ("serve", "promptmill_api", "Application startup complete"),
+            ("serve", "promptmill_api", "Uvicorn running on"),
             ("reconciler", "promptmill_reconciler", "reconciler_ready"),
             ("worker", "promptmill_worker", "worker_ready"),
         ):

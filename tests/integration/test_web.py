@@ -338,7 +338,6 @@ def test_workers_are_shown_without_their_place(domain: Any, visitor: Visitor) ->
     (host,) = domain.execute("SELECT hostname FROM workers")[0]
     assert f">{host}<" not in page
     assert "%" not in page, "its engine does not say how full its KV cache is"
-    domain.execute("ALTER TABLE workers ADD COLUMN IF NOT EXISTS load jsonb")
     domain.execute("""UPDATE workers SET load = '{"kv_use": 0.42}', seen_at = app_now() - interval '10 minutes'""")
     assert "42 %" in visitor.get("/ui/workers").text
     page = visitor.get("/ui/workers").text

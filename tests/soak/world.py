@@ -145,7 +145,7 @@ def _all(world: World) -> list[Kept]:
     return [each for kept in world.kept.values() for each in kept]
 
 
-READY = {"serve": "Application startup complete", "reconciler": "reconciler_ready", "worker": "worker_ready"}
+READY = {"serve": "Uvicorn running on", "reconciler": "reconciler_ready", "worker": "worker_ready"}
 
 
 def _wait_ready(world: World) -> None:
