@@ -107,7 +107,8 @@ def test_a_csv_file_comes_back_with_its_rows_and_failures_marked(terminal: Termi
     assert {row["'@note"] for row in rows} == {"'+x"}
     failure = "rejected: The prompt asked to be refused."
     assert [row["error"] for row in rows] == ["", f"de: {failure}; fr: {failure}", "", "", "", ""]
-    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "b.csv", "cell.txt"]
+    # What failed can be run again.
+    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "b.csv", "b.csv.promptmill", "cell.txt"]
 
 
 def test_a_text_file_becomes_jsonl_and_progress_is_told_without_a_terminal(terminal: Terminal) -> None:
@@ -182,6 +183,48 @@ def test_ctrl_c_says_what_goes_on_and_another_run_may_begin_instead(terminal: Te
     assert {terminal.user.wait(batch_id).status for batch_id in made} == {"cancelled"}
     assert "there already; --force" in terminal.refused(*terminal.translate("a.csv", "b.csv"))
     assert "no interrupted run" in terminal.refused(*terminal.translate("a.csv", "c.csv", "--resume"))
+
+
+def test_what_failed_is_run_again_with_the_same_command(terminal: Terminal) -> None:
+    """Cancelled, that is; what is refused again fails again. Killed on the way, the same command goes on."""
+    go = terminal.home / "go"
+    terminal.write("a.csv", f"text\none\nAWAIT {go} x\nREJECT\n")
+    asked = terminal.translate("a.csv", "b.csv", "--window", "24h")
+    with terminal.start(*asked) as process:
+        services.wait_until(lambda: all_made(terminal), "submitted")
+        (first,) = all_made(terminal)
+        terminal.user.wait_for(
+            first,
+            lambda batch: bool(
+                batch.request_counts and batch.request_counts.completed + batch.request_counts.failed == 2
+            ),
+        )
+        terminal.user.sdk.batches.cancel(first)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, (out, err)
+    assert "The same command with --retry-failed runs 2 failed requests again." in err
+    assert [row["error"].partition(":")[0] for row in terminal.table("b.csv")] == ["", "batch_cancelled", "rejected"]
+    assert "--force writes over it, --retry-failed runs again what failed" in terminal.refused(*asked)
+    with terminal.start(*asked, "--retry-failed") as process:
+        services.wait_until(lambda: len(all_made(terminal)) == 2, "submitted again")
+        process.kill()
+        process.communicate()
+    go.touch()
+    ended = terminal.json(*asked, "--retry-failed", ends=3)
+    assert (ended["failures_by_code"], ended["retryable_requests"]) == ({"rejected": 1}, 1)
+    assert [row["text_de"] for row in terminal.table("b.csv")] == ["one", f"AWAIT {go} x", ""]
+    assert set(ended["batches"]) == batches(terminal)
+    again = terminal.user.sdk.batches.retrieve(ended["batches"][1])
+    assert again.metadata == {"made_by": "promptmill", "out": "b.csv", "retry_of": first}
+    # A new run forgets the one before.
+    terminal.write("a.csv", "text\nother\n")
+    terminal.run(*asked, "--force")
+    assert "nothing to run again" in terminal.refused(*asked, "--retry-failed")
+
+
+def all_made(terminal: Terminal) -> list[str]:
+    """Return the batches of the one part."""
+    return [batch for part in state(terminal)["parts"] for batch in (part["batch"], *part["retries"]) if batch]
 
 
 def test_a_table_without_any_text_needs_no_batch(terminal: Terminal) -> None:
