@@ -214,7 +214,7 @@ def estimate(
 
     worker = settings.load(profile).worker if profile else None
     count, counted_by = estimating.counter(tokenizer, worker)
-    made = estimating.make(file, count, counted_by, answer_tokens, worker)
+    made = estimating.make(estimating.bodies(file), count, counted_by, answer_tokens, worker)
     show.as_json(asdict(made)) if json else show.estimate(made, profile)
 
 

@@ -34,6 +34,10 @@ RowsPerBatch = Annotated[int | None, typer.Option(min=1, max=50_000, help="Most 
 Encoding = Annotated[str | None, typer.Option(help="Of text. UTF-8, or UTF-16 if it begins so.")]
 Delimiter = Annotated[str | None, typer.Option(help="Of CSV. A comma, or a semicolon if the header has only that.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Render and count the requests, show the first prompt, and submit nothing.")
+]
+Profile = Annotated[str | None, typer.Option(help="Of --dry-run: for the time, a profile as of `promptmill worker`.")]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Run again what failed in the finished run for OUT, and write OUT anew.")
 ]
@@ -51,6 +55,8 @@ class Options:
     model: str | None
     window: str | None
     rows_per_batch: int | None
+    dry_run: bool
+    profile: str | None
     force: bool
     retry_failed: bool
     resume: bool
@@ -76,6 +82,8 @@ def translate(
     rows_per_batch: RowsPerBatch = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    dry_run: DryRun = False,
+    profile: Profile = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
     resume: Resume = False,
@@ -97,7 +105,21 @@ def translate(
     template, text = prompts.load(prompt, prompts.TRANSLATE), _column(table, column)
     _run(
         table,
-        Options(out, model, window, rows_per_batch, force, retry_failed, resume, restart, json, base_url, api_key),
+        Options(
+            out=out,
+            model=model,
+            window=window,
+            rows_per_batch=rows_per_batch,
+            dry_run=dry_run,
+            profile=profile,
+            force=force,
+            retry_failed=retry_failed,
+            resume=resume,
+            restart=restart,
+            json=json,
+            base_url=base_url,
+            api_key=api_key,
+        ),
         lambda model: preset.job(
             table, text, languages, model=model, source=language, prompt=template, max_tokens=max_tokens
         ),
@@ -117,6 +139,8 @@ def label(
     rows_per_batch: RowsPerBatch = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    dry_run: DryRun = False,
+    profile: Profile = None,
     force: Force = False,
     retry_failed: RetryFailed = False,
     resume: Resume = False,
@@ -135,7 +159,21 @@ def label(
     template, text = prompts.load(prompt, prompts.LABEL), _column(table, column)
     _run(
         table,
-        Options(out, model, window, rows_per_batch, force, retry_failed, resume, restart, json, base_url, api_key),
+        Options(
+            out=out,
+            model=model,
+            window=window,
+            rows_per_batch=rows_per_batch,
+            dry_run=dry_run,
+            profile=profile,
+            force=force,
+            retry_failed=retry_failed,
+            resume=resume,
+            restart=restart,
+            json=json,
+            base_url=base_url,
+            api_key=api_key,
+        ),
         lambda model: preset.job(table, text, known, model=model, prompt=template, max_tokens=max_tokens),
     )
 
@@ -160,6 +198,9 @@ def _run(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> 
         message = "--restart forgets the run that --retry-failed goes on with."
         raise typer.BadParameter(message)
     writing.check_out(options.out, table.columns)
+    if options.dry_run:
+        _rehearse(table, options, make_job)
+        return
     asked = config.find(options.base_url, options.api_key)
     with server.connected(asked) as impatient:
         # Says at once that nobody answers, or that the key is wrong.
@@ -168,6 +209,28 @@ def _run(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> 
         with state.locked(options.out):
             outcome = _run_alone(sdk, asked, table, options, make_job)
     _finish(outcome, json=options.json)
+
+
+def _rehearse(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> None:
+    from client import show
+    from client.presets import rehearsal
+    from jobs import settings
+
+    model = options.model or _model(options)
+    worker = settings.load(options.profile).worker if options.profile else None
+    made = rehearsal.rehearse(table, make_job(model), model, worker)
+    show.as_json(made.document()) if options.json else show.rehearsal(made, options.profile)
+
+
+def _model(options: Options) -> str:
+    """Return the model of the user's file; without one a server is asked."""
+    from client import config, server
+
+    if named := config.load_file().model:
+        return named
+    asked = config.find(options.base_url, options.api_key)
+    with server.connected(asked) as sdk:
+        return server.default_model(sdk, asked)
 
 
 def _run_alone(

@@ -436,12 +436,25 @@ def test_validate_finds_what_the_server_finds(terminal: Terminal) -> None:
     assert terminal.run("validate", "good.jsonl")[0] == "2 requests, 0 problems\n"
 
 
+def test_a_dry_run_needs_no_server_and_leaves_nothing(terminal: Terminal) -> None:
+    terminal.write("a.csv", "text\none\ntwo\n")
+    asked = ("translate", "a.csv", "--to", "de,fr", "--out", "b.csv", "--model", "m", "--dry-run")
+    made = terminal.json(*asked, "--profile", "gemma-3-27b-it/h100-bf16", OPENAI_BASE_URL="")
+    assert (made["model"], made["rows"], made["requests"], made["answer_tokens"]) == ("m", 2, 4, 4 * 65)
+    assert made["seconds"] == pytest.approx(4 * 65 / 1_657)
+    said = terminal.run(*asked, OPENAI_BASE_URL="")[0]
+    assert said.endswith("without notes and without quotation marks around it.\n\none\n")
+    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "cell.txt"]
+
+
 def test_estimate_says_rows_tokens_and_time(terminal: Terminal) -> None:
     terminal.write("r.jsonl", jsonl(request(f"row-{n}", "x" * 40, max_tokens=100) for n in range(10)))
     made = terminal.json("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h100-fp8")
     assert (made["rows"], made["input_tokens"], made["answer_tokens"]) == (10, 150, 1_000)
     assert made["seconds"] == pytest.approx(1_000 / 3_228)
     assert made["rows_at_once"] > 100
+    said = terminal.run("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h100-fp8")[0]
+    assert "at the rate measured for paragraphs to translate; long prompts or schemas take longer" in said
     assert (
         "not known: nothing was measured"
         in terminal.run("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h200-fp8")[0]
