@@ -133,13 +133,23 @@ def download(sdk: OpenAI, batch: Batch, out: Path, errors: Path | None, *, parti
         PromptmillError: the connection broke again and again.
     """
     places = {"output": out, "errors": errors or out.with_suffix(f".errors{out.suffix}")}
-    files = result_files(batch, partial=partial)
-    if not files:
-        message = f"{batch.id} is {batch.status} and has no results."
-        raise InvalidRequest(message)
+    files = require_files(batch, partial=partial)
     for kind, file_id in files.items():
         if batch.status in TERMINAL:
             downloads.fetch(sdk, file_id, places[kind])
         else:
             downloads.fetch_partial(sdk, file_id, places[kind])
     return {"batch": batch.id, **{kind: str(places[kind]) for kind in files}}
+
+
+def require_files(batch: Batch, *, partial: bool) -> dict[str, str]:
+    """Return what `result_files` does.
+
+    Raises:
+        InvalidRequest: as there, or the batch has no results.
+    """
+    files = result_files(batch, partial=partial)
+    if not files:
+        message = f"{batch.id} is {batch.status} and has no results."
+        raise InvalidRequest(message)
+    return files

@@ -396,6 +396,32 @@ def test_a_download_that_is_cut_again_and_again_gets_every_byte_once(
     assert len(content) < proxy.received < 1.3 * len(content)
 
 
+def test_a_join_whose_download_is_killed_goes_on_from_its_last_byte(
+    terminal: Terminal, running: services.Stack
+) -> None:
+    batch = terminal.user.wait(terminal.user.submit(numbered(800)).id)
+    size = len(terminal.user.sdk.files.content(str(batch.output_file_id)).content)
+    terminal.write("a.csv", "name\nrow-799\n")
+    asked = ("download", batch.id, "--join", "a.csv", "--key", "name", "--out", "b.csv")
+    part = terminal.home / f".b.csv.{batch.id}" / f".output.jsonl.{batch.output_file_id}.part"
+    # Cut each time, so that it waits longer and longer before it goes on.
+    with (
+        CuttingProxy(running.port, cuts=100, limit=60_000) as proxy,
+        terminal.start(*asked, OPENAI_BASE_URL=proxy.base_url) as process,
+    ):
+        services.wait_until(lambda: part.exists() and part.stat().st_size, "the first bytes")
+        process.kill()
+        process.communicate()
+    have = part.stat().st_size
+    with CuttingProxy(running.port, cuts=0, limit=0) as proxy:
+        terminal.run(*asked, OPENAI_BASE_URL=proxy.base_url)
+    assert 0 < have < size
+    # What the client sends counts too, and what is beside the file: some kilobytes.
+    assert proxy.received < size - have + 0.2 * size
+    assert terminal.table("b.csv")[0]["answer"]
+    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "b.csv", "cell.txt"]
+
+
 def test_results_are_joined_to_the_table_that_they_came_from(terminal: Terminal) -> None:
     batch = terminal.user.wait(terminal.user.submit(numbered(3, lambda n: "REJECT" if n == 1 else f"=text {n}")).id)
     terminal.write("a.csv", "name,n\nrow-2,2\nrow-0,0\nrow-1,1\nrow-9,9\n")

@@ -399,6 +399,7 @@ def test_a_join_reads_a_table_as_it_is_told_and_writes_over_nothing(
     server.batches["batch_0"] = {"id": "batch_0", "status": "completed", "output_file_id": "out"}
     joined(sdk, source, out)
     made = "name|größe|answer|error\nrow-1|5|hello|\n"
+    assert sorted(tmp_path.iterdir()) == [source, out]
     assert out.read_text(encoding="utf-8") == made
     with pytest.raises(InvalidRequest, match="is there already; --force"):
         joined(sdk, source, out)
@@ -407,3 +408,30 @@ def test_a_join_reads_a_table_as_it_is_told_and_writes_over_nothing(
     out.write_text("old")
     joined(sdk, source, out, force=True)
     assert out.read_text(encoding="utf-8") == made
+
+
+def test_a_join_that_was_killed_goes_on_with_what_it_has(sdk: OpenAI, server: Server, tmp_path: Path) -> None:
+    source, out = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_text("name|n\nrow-1|1\nrow-2|2\n")
+    server.files["out"] = msgspec.json.encode(_answer(REQUEST)) + b"\n"
+    server.files["bad"] = msgspec.json.encode(_failure({"custom_id": "row-2"})) + b"\n"
+    server.batches["batch_0"] = {
+        "id": "batch_0",
+        "status": "completed",
+        "output_file_id": "out",
+        "error_file_id": "bad",
+    }
+    downloads: list[int] = []
+
+    def die() -> None:
+        downloads.append(1)
+        if len(downloads) == 2:
+            raise Killed
+
+    server.on_download = die
+    with pytest.raises(Killed):
+        joined(sdk, source, out)
+    joined(sdk, source, out)
+    assert len(downloads) == 3, "the output file came once, the error file at the second try"
+    assert out.read_text() == "name|n|answer|error\nrow-1|1|hello|\nrow-2|2||rejected: No.\n"
+    assert sorted(tmp_path.iterdir()) == [source, out]
