@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from sqlalchemy.exc import ProgrammingError
 
-from api import printing
+from api import extras, printing
 from api.healthy import Process
 from api.printing import Json, out
 from jobs import settings
@@ -439,6 +439,10 @@ def main() -> None:
         _fail(error.message)
     except ProgrammingError as error:
         _fail(f"{error.orig}".splitlines()[0] + ". Has `promptmill migrate` been run?")
+    except ModuleNotFoundError as error:
+        if (reason := extras.missing(error)) is None:
+            raise
+        _fail(reason)
     except OSError as error:
         # A folder that is not there, a full disk.
         _fail(str(error))
