@@ -21,7 +21,7 @@ from jobs.errors import InvalidRequest
 Filled = Iterable[tuple[Block, list[list[Any]]]]
 """Blocks, and the values of each added column for them."""
 # What a spreadsheet runs as a formula (CWE-1236; quotes do not help).
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 # Numbers begin like formulas and are none.
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*(?:[eE][+-]?[0-9]+)?")
 _ARROW = {str: pa.string(), float: pa.float64()}

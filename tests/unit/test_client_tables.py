@@ -108,7 +108,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, encoding
 
 
 @pytest.mark.parametrize(
-    "cell", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=", "+49 30 1", "-", "--1", "1\n=2"]
+    "cell", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=", "+49 30 1", "-", "--1", "1\n=2"]
 )
 def test_no_cell_of_csv_begins_like_a_formula(cell: str) -> None:
     assert writing.neutral(cell) == (cell if cell[0] == "1" else f"'{cell}")
