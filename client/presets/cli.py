@@ -291,7 +291,8 @@ def _say_what_goes_on(out: Path) -> None:
     from client.presets import state
 
     remembered = state.load(out)
-    made = [batch for part in remembered.parts for batch in part.made()[-1:]] if remembered else []
+    running = remembered.parts if remembered and not remembered.finished else ()
+    made = [batch for part in running for batch in part.made()[-1:]]
     show.note(f"The same command goes on. On the server these go on meanwhile: {', '.join(made) or 'none'}.")
 
 

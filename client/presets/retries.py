@@ -67,8 +67,8 @@ def _again(sdk: OpenAI, out: Path, remembered: State, failed: Submitted) -> Subm
 
 def _finish_if_nothing_runs(out: Path, remembered: State) -> None:
     """Let the run be as it was before `begin`, unless a batch was made since; save it."""
-    round_ = max(len(part.retries) for part in remembered.parts)
-    if all(len(part.retries) < round_ or part.retries[-1] is None for part in remembered.parts):
+    last = max(len(part.retries) for part in remembered.parts)
+    if all(len(part.retries) < last or part.retries[-1] is None for part in remembered.parts):
         for part in remembered.parts:
             part.retries = [batch for batch in part.retries if batch is not None]
         remembered.finished = True

@@ -278,21 +278,23 @@ class Killed(BaseException):
 
 
 class Dying:
-    """Passes calls on, and ends the run at one of them: the server has done it, and nobody hears of it."""
+    """Passes calls on, and ends the run at one of them: before the server gets it, or before its answer is heard."""
 
-    def __init__(self, server: Server, calls: int) -> None:
-        self._server, self._left = server, calls
+    def __init__(self, server: Server, calls: int, *, done: bool) -> None:
+        self._server, self._left, self._done = server, calls, done
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        answer = self._server(request)
         self._left -= 1
-        if self._left < 0:
-            raise Killed
-        return answer
+        if self._left >= 0:
+            return self._server(request)
+        if self._done:
+            self._server(request)
+        raise Killed
 
 
+@pytest.mark.parametrize("done", [False, True])
 def test_a_retry_that_is_killed_at_any_call_goes_on_and_submits_nothing_twice(
-    server: Server, source: Path, failed: Path
+    server: Server, source: Path, failed: Path, done: bool
 ) -> None:
     server.rejected = set()
     before = (failed.read_bytes(), state.load(failed), dict(server.files), dict(server.batches))
@@ -301,7 +303,7 @@ def test_a_retry_that_is_killed_at_any_call_goes_on_and_submits_nothing_twice(
         assert before[1]
         state.save(failed, before[1])
         server.files, server.batches, server._by_key = dict(before[2]), dict(before[3]), {}
-        with contextlib.suppress(Killed), connected(Dying(server, calls)) as sdk:
+        with contextlib.suppress(Killed), connected(Dying(server, calls, done=done)) as sdk:
             run(sdk, source, failed)
             break
         with connected(server) as sdk:
