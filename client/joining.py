@@ -37,12 +37,12 @@ def download_joined(
             has no results yet.
         PromptmillError: the connection broke again and again.
     """
-    writing.check_out(out, table.columns)
+    writing.check_out(out, table)
     if key not in table.columns:
         message = f"{table.path} has no column {key}, it has: {', '.join(table.columns)}."
         raise InvalidRequest(message)
-    if out.exists():
-        _require_leave(table, out, force=force)
+    if out.exists() and not force:
+        raise InvalidRequest(f"{out} is there already; --force writes over it.")
     files = batches.require_files(batch, partial=partial)
     folder = out.with_name(f".{out.name}.{batch.id}")
     folder.mkdir(exist_ok=True)
@@ -61,15 +61,6 @@ def _fetch(sdk: OpenAI, batch: Batch, file_id: str, path: Path) -> Path:
     elif not path.exists():
         downloads.fetch(sdk, file_id, path)
     return path
-
-
-def _require_leave(table: Table, out: Path, *, force: bool) -> None:
-    if out.samefile(table.path):
-        message = f"{out} is the table that is read: name another one with --out."
-        raise InvalidRequest(message)
-    if not force:
-        message = f"{out} is there already; --force writes over it."
-        raise InvalidRequest(message)
 
 
 def _write(table: Table, place: int, out: Path, found: Results) -> None:

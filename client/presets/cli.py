@@ -194,17 +194,17 @@ def _run(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> 
     from client import config, server, writing
     from client.presets import state
 
-    if options.restart and options.retry_failed:
-        message = "--restart forgets the run that --retry-failed goes on with."
+    if options.restart and (options.retry_failed or options.resume):
+        message = "--restart forgets the run that --retry-failed and --resume go on with."
         raise typer.BadParameter(message)
-    writing.check_out(options.out, table.columns)
+    writing.check_out(options.out, table)
     if options.dry_run:
         _rehearse(table, options, make_job)
         return
     asked = config.find(options.base_url, options.api_key)
     with server.connected(asked) as impatient:
-        # Says at once that nobody answers, or that the key is wrong.
-        impatient.models.list()
+        # Says at once that nobody answers, or that the key is wrong. Nothing that the run need not do anyway.
+        impatient.batches.list(limit=1)
         sdk = impatient.with_options(max_retries=server.PATIENT_RETRIES)
         with state.locked(options.out):
             outcome = _run_alone(sdk, asked, table, options, make_job)
@@ -240,6 +240,7 @@ def _run_alone(
     from client.presets import runs, state
 
     if options.restart:
+        _require_leave(options)
         runs.restart(sdk, options.out)
     remembered = _remembered(options)
     if remembered is None:
@@ -263,10 +264,15 @@ def _remembered(options: Options) -> "State | None":
         raise InvalidRequest(f"No run for {options.out} is remembered in which requests failed: nothing to run again.")
     if options.resume:
         raise InvalidRequest(f"There is no interrupted run for {options.out}.")
-    if options.out.exists() and not options.force:
-        more = ", --retry-failed runs again what failed" if remembered else ""
-        raise InvalidRequest(f"{options.out} is there already; --force writes over it{more}.")
+    _require_leave(options, ", --retry-failed runs again what failed" if remembered else "")
     return None
+
+
+def _require_leave(options: Options, more: str = "") -> None:
+    from jobs.errors import InvalidRequest
+
+    if options.out.exists() and not options.force:
+        raise InvalidRequest(f"{options.out} is there already; --force writes over it{more}.")
 
 
 def _taken_up(options: Options, remembered: "State") -> "State":

@@ -13,7 +13,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from openai.types import Batch, BatchRequestCounts
 
-from client import joining, results, tables
+from client import joining, results, tables, watching
 from client.presets import prompts, runs, state, translate
 from client.presets.job import Job
 from jobs.errors import InvalidRequest
@@ -437,3 +437,25 @@ def test_a_join_that_was_killed_goes_on_with_what_it_has(sdk: OpenAI, server: Se
     assert len(downloads) == 3, "the output file came once, the error file at the second try"
     assert out.read_text() == "name|n|answer|error\nrow-1|1|hello|\nrow-2|2||rejected: No.\n"
     assert sorted(tmp_path.iterdir()) == [source, out]
+
+
+def test_failures_of_a_batch_that_has_ended_are_read_once(sdk: OpenAI, server: Server) -> None:
+    read: list[str] = []
+    server.on_download = lambda: read.append("file")
+    server.files["errors"] = msgspec.json.encode({"custom_id": "a", "error": {"code": "x", "message": ""}}) + b"\n"
+    counts = {"total": 2, "completed": 0, "failed": 1}
+    server.batches["batch_9"] = {"id": "batch_9", "status": "in_progress", "request_counts": counts}
+    seen: list[str] = []
+
+    def show(sight: watching.Sight, words: str) -> None:
+        seen.append(words)
+        server.batches["batch_9"] |= {"status": "completed"}
+
+    ended = {"id": "batch_0", "status": "completed", "error_file_id": "errors"}
+    server.batches["batch_0"] = server.batches["batch_9"] | ended
+    both = [sdk.batches.retrieve("batch_0"), sdk.batches.retrieve("batch_9")]
+    clock = iter(range(0, 10_000, 100))
+    watcher = watching.Watcher(sdk, both, show, clock=lambda: float(next(clock)))
+    watcher.run()
+    assert len(seen) == 2 and seen[-1].endswith("(1 x)")
+    assert len(read) == 1, "the running one has no error file here"
