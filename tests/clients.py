@@ -21,14 +21,16 @@ class User:
         # Also where the collector comes upon its sockets before it comes upon the client.
         weakref.finalize(self, self.sdk.close)
 
-    def upload(self, data: bytes, **options: Any) -> FileObject:
-        file = self.sdk.files.create(file=("requests.jsonl", data), purpose="batch", **options)
+    def upload(self, data: bytes, filename: str = "requests.jsonl") -> FileObject:
+        file = self.sdk.files.create(file=(filename, data), purpose="batch")
         self._stack.acknowledged[file.id] = data
         return file
 
+    def create(self, file_id: str, endpoint: Any = CHAT, **options: Any) -> Batch:
+        return self.sdk.batches.create(input_file_id=file_id, endpoint=endpoint, completion_window="24h", **options)
+
     def submit(self, data: bytes, endpoint: Any = CHAT, **options: Any) -> Batch:
-        file = self.upload(data)
-        return self.sdk.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **options)
+        return self.create(self.upload(data).id, endpoint, **options)
 
     def batch(self, batch_id: str) -> Batch:
         return self.sdk.batches.retrieve(batch_id)

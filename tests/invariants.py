@@ -107,6 +107,8 @@ _UNSWEPT = text(
     "SELECT id, status FROM batches b "
     "WHERE NOT EXISTS (SELECT FROM files f WHERE f.batch_id = b.id AND f.sweep_began_at IS NOT NULL)"
 )
+# The end of such a write, as it is logged.
+RUN_AGAIN = {'"error": "UniqueViolation"', '"event": "write_failed"'}
 RULES = {
     "batch_transitions_are_legal",
     "shard_transitions_are_legal",
@@ -152,7 +154,7 @@ def check(
         assert seen.items() <= snapshot(engine).items(), "I3: what was seen stays as it is"
 
 
-def check_stack(stack: services.Stack) -> None:
+def check_stack(stack: services.Stack, *, seen: Seen | None = None) -> None:
     """Check the database of a stack, by what its clients were told and saw, and what its processes left."""
     most_deaths = stack.settings.get("PROMPTMILL_SHARDS__MOST_DEATHS", Shards().most_deaths)
     engine = stack.engine()
@@ -160,14 +162,22 @@ def check_stack(stack: services.Stack) -> None:
         check(
             engine,
             acknowledged=stack.acknowledged,
+            seen=seen,
             read=stack.read,
             settled=not stack.leaves_open,
             most_deaths=int(most_deaths),
         )
     finally:
         engine.dispose()
+    assert run_again(stack) == [], "I10: what is committed is not run again"
     # A process whose worker was killed ends soon after it.
     services.wait_until(lambda: not orphans(stack), "I9: nothing of a process that has ended runs", 30)
+
+
+def run_again(stack: services.Stack) -> list[str]:
+    """Return what workers logged that brought an outcome which was there already."""
+    lines = [line for process in stack.processes for line in process.log.read_text(errors="replace").splitlines()]
+    return [line for line in lines if set(line.split(", ")) >= RUN_AGAIN]
 
 
 def orphans(stack: services.Stack) -> list[int]:

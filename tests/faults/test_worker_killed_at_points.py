@@ -24,7 +24,7 @@ def backstage(stack: services.Stack) -> Iterator[Backstage]:
     stack.settings = {**stack.settings, **SETTINGS, "PROMPTMILL_WORKER__POLL_SECONDS": "600"}
     made = Backstage(stack)
     yield made
-    invariants.check(made.engine, settled=True)
+    invariants.check_stack(stack)
     made.close()
 
 
