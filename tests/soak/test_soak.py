@@ -1,4 +1,4 @@
-"""F1 to F117, as chance has them: a short soak (`make soak` is a long one) loses nothing and doubles nothing."""
+"""F1 to F117, F94 among them, as chance has them: a short soak (`make soak` is a long one) loses nothing and doubles nothing."""
 
 import random
 from pathlib import Path
