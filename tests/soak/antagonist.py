@@ -107,6 +107,9 @@ class Antagonist:
         proxy = self.random.choice(self.world.lines[server])
         self._poison(proxy, TOXICS[name])
         self._poisoned[proxy] = fault
+        if TOXICS[name].close_seconds:
+            # Nobody would notice before somebody hangs up.
+            proxy.reset()
         self._later(self.random.uniform(1, 6), partial(self._poison, proxy, GOOD))
 
     def _poison(self, proxy: Proxy, toxic: Toxic) -> None:
