@@ -57,7 +57,8 @@ def _migrate(connection: object) -> None:
     finally:
         connection.rollback()
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK})
-        connection.commit()
+        # The lock is the session's: it is given back whatever becomes of the transaction.
+        connection.rollback()
 
 
 run()

@@ -25,7 +25,7 @@ from enum import StrEnum
 import msgspec
 
 from jobs import lines, outcomes, telemetry
-from jobs.errors import EngineFatal, RequestRejected
+from jobs.errors import EngineError, EngineFatal, RequestRejected
 from jobs.failpoints import failpoint
 from jobs.leases import Lease, Row
 from jobs.outcomes import Outcome
@@ -92,8 +92,15 @@ class _Request(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Request).decode
 
 Sink = Callable[[ShardRun, Outcome, bool], None]
+# Tokens of one answer, at most: an engine that says more is wrong, and Postgres could not add them up, so that one such
+# answer would keep all that are written with it from being written.
+MAX_TOKENS = 2**40
 # Marks cover what is started in so many rounds of the marker, so that an engine of any speed finds them set.
 ROUNDS = 4
+
+
+def _is_count(tokens: object) -> bool:
+    return type(tokens) is int and 0 <= tokens <= MAX_TOKENS
 
 
 class Window:
@@ -264,6 +271,8 @@ class Window:
 
     def _success(self, row: Row, body: Body) -> Outcome:
         outcome = outcomes.success(row.line_no, row.custom_id, body)
+        if not all(_is_count(tokens) for tokens in msgspec.structs.astuple(outcome.tokens)):
+            raise EngineError
         if len(outcome.content) > self._max_answer_bytes:
             message = f"The answer is longer than {self._max_answer_bytes:,} bytes."
             raise RequestRejected(message, code="answer_too_large")

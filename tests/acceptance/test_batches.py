@@ -96,6 +96,7 @@ def check_rest(user: User, batch: Batch, code: str) -> None:
 
 
 def test_cancelling_keeps_what_is_done(user: User) -> None:
+    """F93, F94."""
     batch = user.submit(long_batch())
     user.wait_for(batch.id, lambda batch: done(batch) >= 20)
     assert user.sdk.batches.cancel(batch.id).status in ("cancelling", "cancelled")
@@ -106,6 +107,7 @@ def test_cancelling_keeps_what_is_done(user: User) -> None:
 
 
 def test_an_expired_batch_delivers_what_is_done(running: services.Stack, user: User) -> None:
+    """F96."""
     batch = user.submit(long_batch())
     user.wait_for(batch.id, lambda batch: done(batch) >= 20)
     engine = running.engine()

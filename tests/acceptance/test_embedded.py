@@ -190,6 +190,7 @@ def test_ctrl_c_stops_the_demo_and_everything_it_started(home: Path) -> None:
 
 
 def test_keys_are_made_listed_and_revoked(home: Path) -> None:
+    """F102, F108."""
     with running(home) as (_, address):
 
         def keys(*arguments: str) -> str:

@@ -121,6 +121,7 @@ def check_rest(sdk: Anthropic, batch: MessageBatch, kind: str) -> None:
 
 
 def test_cancelling_keeps_what_is_done(running: services.Stack, sdk: Anthropic) -> None:
+    """F93."""
     batch = sdk.messages.batches.create(requests=long_batch())
     wait_for_some(running, batch.id)
     batch = sdk.messages.batches.cancel(batch.id)
@@ -131,6 +132,7 @@ def test_cancelling_keeps_what_is_done(running: services.Stack, sdk: Anthropic) 
 
 
 def test_an_expired_batch_delivers_what_is_done(running: services.Stack, sdk: Anthropic) -> None:
+    """F96."""
     batch = sdk.messages.batches.create(requests=long_batch())
     wait_for_some(running, batch.id)
     engine = running.engine()

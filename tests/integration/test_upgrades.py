@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,14 +37,30 @@ def upgrade():
 """
 
 
-def expand(domain: Any, folder: Path) -> None:
+# What a migration has to go by, whatever its connection had before.
+LIMITS = """
+from alembic import op
+
+revision = "9999"
+down_revision = "{head}"
+
+
+def upgrade():
+    op.execute("CREATE TABLE limits AS SELECT name, setting FROM pg_settings WHERE name LIKE '%_timeout'")
+"""
+# Longer than a migration waits for a lock, by far, and shorter than anybody else does (`db.LOCK_SECONDS`).
+STALL_SECONDS = 6
+
+
+def expand(domain: Any, folder: Path, code: str = EXPAND) -> None:
     """Run a migration that adds columns to the busiest tables, as a release to come may."""
     config = Config(ROOT / "alembic.ini")
     config.set_main_option("path_separator", "newline")
     config.set_main_option("version_locations", f"{ROOT / 'migrations' / 'versions'}\n{folder}")
     head = ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head()
-    (folder / "9999_later.py").write_text(EXPAND.format(head=head))
-    engine = db.make_engine(domain.engine.url.render_as_string(hide_password=False), connections=1)
+    (folder / "9999_later.py").write_text(code.replace("{head}", str(head)))
+    url = domain.engine.url.render_as_string(hide_password=False)
+    engine = db.make_engine(url, connections=1, statement_seconds=3_600)
     try:
         with engine.connect() as connection:
             config.attributes["connection"] = connection
@@ -77,10 +94,13 @@ def test_columns_are_added_while_fifty_shards_run(domain: Any, tmp_path: Path) -
     assert len(taken) == 50
     stop = threading.Event()
     written: list[dict[Any, bool]] = []
+    seconds: list[float] = []
 
     def work() -> None:
         for lease in taken:
+            began = time.monotonic()
             written.append(domain.write(lease, domain.rows(lease)))
+            seconds.append(time.monotonic() - began)
             if len(written) == 25:
                 stop.wait(30)
 
@@ -92,6 +112,7 @@ def test_columns_are_added_while_fifty_shards_run(domain: Any, tmp_path: Path) -
     worker.join()
     assert "later" in columns(domain, "shards") & columns(domain, "results")
     assert written == [{lease.held: True} for lease in taken]
+    assert max(seconds) < STALL_SECONDS
     assert domain.settle(batch_id) == BatchStatus.COMPLETED
 
 
@@ -112,13 +133,21 @@ def test_a_migration_that_has_to_wait_gives_way_to_the_work_behind_it(
         migration = threading.Thread(target=upgrade)
         migration.start()
         services.wait_until(lambda: waiting(watcher), "it waits for the report")
+        began = time.monotonic()
         # Waits behind the migration, and not for the report, which goes on.
         assert domain.write(lease, [1, 2, 3]) == {lease.held: True}
+        assert time.monotonic() - began < STALL_SECONDS
         migration.join(30)
     assert "lock timeout" in str(outcome[0])
     assert "later" not in columns(domain, "shards") | columns(domain, "results")
     expand(domain, tmp_path)
     assert "later" in columns(domain, "shards") & columns(domain, "results")
+
+
+def test_a_migration_ends_by_itself_whatever_it_waits_for(domain: Any, tmp_path: Path) -> None:
+    expand(domain, tmp_path, LIMITS)
+    found = dict(tuple(row) for row in domain.execute("SELECT name, setting FROM limits"))
+    assert (found["lock_timeout"], found["statement_timeout"]) == ("2000", "60000")
 
 
 def test_a_migration_that_is_killed_halfway_leaves_nothing_and_is_run_again(servers: services.Servers) -> None:

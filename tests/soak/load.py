@@ -19,7 +19,7 @@ from openai import APIConnectionError, APITimeoutError, ConflictError, InternalS
 from openai.types import Batch
 from payloads import jsonl, parse, request
 from soak.ledger import Ledger
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
 Result = TypeVar("Result")
@@ -36,6 +36,29 @@ CODES = {"REJECT": "rejected", "ERROR": "engine_error", "CRASH": "engine_crashed
 COMMITTED = text(
     "SELECT DISTINCT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM results "
     "WHERE batch_id = :id AND status_code IS NOT NULL"
+)
+# Whether a request that failed as `engine_crashed` was alone with two workers that were killed or cut off: nobody can
+# tell it from one that kills. Only leases that ended by themselves count: an engine that says that it died (`died`) has
+# met a request that asks for it, and no other is to pay for that.
+EXPLAINED = text(
+    """
+    SELECT count(*) >= 2 FROM requests r
+    JOIN shards s ON s.batch_id = r.batch_id AND s.model_no = r.model_no
+                 AND r.line_no BETWEEN s.first_line AND s.last_line
+    JOIN attempts a ON a.shard_id = s.id
+    WHERE r.batch_id = :batch_id AND r.custom_id = :custom_id
+      AND a.end_reason = 'lost' AND a.aboard_line >= r.line_no AND a.lease_token > s.suspect_since
+      -- All others of its shard had ended by then.
+      AND NOT EXISTS (
+          SELECT FROM requests o LEFT JOIN results x USING (batch_id, line_no)
+          WHERE o.batch_id = s.batch_id AND o.model_no = s.model_no AND o.line_no <> r.line_no
+            AND o.line_no BETWEEN s.first_line AND s.last_line
+            AND (x.lease_token IS NULL OR x.lease_token > a.lease_token))
+      -- A shard that is cut takes its attempts along: what others have too was not of this request alone.
+      AND NOT EXISTS (
+          SELECT FROM attempts b WHERE b.shard_id <> a.shard_id
+            AND (b.worker_id, b.started_at) = (a.worker_id, a.started_at))
+    """
 )
 
 
@@ -185,8 +208,7 @@ class Program:
         kind = prompt.split(" ", 1)[0]
         if answer == CODES.get(kind, prompt) or (batch.status == "cancelled" and answer == "batch_cancelled"):
             return
-        if answer == "engine_crashed":
-            # It was alone with two workers, one after the other, that were killed: nobody can tell it from a poison.
+        if answer == "engine_crashed" and self._is_explained(batch.id, row["custom_id"]):
             self.ledger.count("rows blamed")
             return
         self.ledger.accuse("wrong", f"{row['custom_id']} of {batch.id}: {answer} for {prompt}")
@@ -200,7 +222,7 @@ class Program:
 
     def _clear(self, batch: Batch) -> None:
         """Note when results were committed, before some of the files go."""
-        self.ledger.committed += self._committed(batch.id)
+        self.ledger.committed += self._look_up(COMMITTED, id=batch.id)
         if self._random.random() < INPUT_DELETED:
             self._delete(batch.input_file_id)
             del self.ledger.acknowledged[batch.input_file_id]
@@ -209,11 +231,15 @@ class Program:
                 self._delete(file_id)
                 del self.ledger.downloaded[file_id]
 
-    def _committed(self, batch_id: str) -> list[float]:
+    def _is_explained(self, batch_id: str, custom_id: str) -> bool:
+        return self._look_up(EXPLAINED, batch_id=batch_id, custom_id=custom_id) == [True]
+
+    def _look_up(self, statement: TextClause, **values: str) -> list[Any]:
+        """Return the first column of what the database has, as soon as it can be asked."""
         while True:
             try:
                 with self._work.engine.connect() as connection:
-                    return list(connection.execute(COMMITTED, {"id": batch_id}).scalars())
+                    return list(connection.execute(statement, values).scalars())
             except SQLAlchemyError:
                 if self._work.is_hopeless.wait(0.2):
                     return []

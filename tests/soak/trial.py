@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -12,12 +13,14 @@ from pathlib import Path
 import invariants
 import services
 from clients import TERMINAL
+from conftest import ROOT
 from openai import OpenAI
-from soak import world
+from soak import reruns, world
 from soak.antagonist import Antagonist
 from soak.ledger import Ledger
 from soak.load import PROGRAMS_A_TENANT, Program, Work
 from soak.report import Report
+from soak.reruns import Rerun
 from soak.world import World
 from sqlalchemy import Engine, text
 
@@ -49,6 +52,8 @@ def run(seed: int, seconds: float, home: Path) -> Report:
             settled_seconds=ended - stopped,
             ledger=ledger,
             faults=antagonist.faults,
+            commit=_commit(),
+            reruns=_reruns(made, engine),
             restarts=Counter(f"{name} {end}" for name, kept in made.kept.items() for each in kept for end in each.ends),
             attempts=_attempts(engine),
         )
@@ -127,6 +132,20 @@ def _read_again(sdk: OpenAI, ledger: Ledger, tenant: str) -> None:
     for file_id, (owner, digest) in ledger.downloaded.items():
         if owner == tenant and hashlib.sha256(sdk.files.content(file_id).content).digest() != digest:
             ledger.accuse("wrong", f"I3: {file_id} of {tenant} has changed since it was read")
+
+
+def _reruns(made: World, engine: Engine) -> list[Rerun]:
+    with engine.connect() as connection:
+        return reruns.find(connection, [death for kept in made.kept["worker"] for death in kept.deaths])
+
+
+def _commit() -> str | None:
+    """Return the commit that is checked out, and whether files were changed since; None where nobody knows."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _attempts(engine: Engine) -> Counter[str]:

@@ -5,6 +5,7 @@ Each worker speaks to both servers through proxies of its own.
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,12 +40,16 @@ SETTINGS = {
 
 
 class Kept(threading.Thread):
-    """A process that is started again whenever it ends, until `close`. `ends` are its exit statuses so far."""
+    """A process that is started again whenever it ends, until `close`.
+
+    `ends` are its exit statuses so far, `deaths` the process ids that ended and when (seconds since 1970).
+    """
 
     def __init__(self, program: Program, log: Path) -> None:
         # Daemon: a soak that fails must not wait for it.
         super().__init__(name=f"keeps {log.stem}", daemon=True)
         self.ends: list[int] = []
+        self.deaths: list[tuple[int, float]] = []
         self.log = log
         self._program, self._over = program, threading.Event()
         self.process = services.Process.start(program, log)
@@ -53,7 +58,10 @@ class Kept(threading.Thread):
         while not self._over.is_set():
             while self.process.popen.poll() is None and not self._over.wait(0.05):
                 pass
-            if self.process.popen.poll() is None or self._over.wait(PAUSE_SECONDS):
+            if self.process.popen.poll() is None:
+                continue
+            self.deaths.append((self.process.popen.pid, time.time()))
+            if self._over.wait(PAUSE_SECONDS):
                 continue
             self.ends.append(self.process.popen.returncode)
             self.process = services.Process.start(self._program, self.log)

@@ -10,7 +10,7 @@ from typing import Any
 
 import audit_requirements
 import pytest
-from audit_requirements import ROOT, Excuse, judge, words
+from audit_requirements import ROOT, Excuse, Verdict, judge, words
 
 from api.stack.program import free_port
 
@@ -60,6 +60,29 @@ def test_a_service_that_knows_no_package_is_no_clean_bill() -> None:
     """A mirror of packages answers 404 for all advisories, and pip-audit then says that there are none."""
     report = {"dependencies": [{"name": "a", "skip_reason": "not found"}, {"name": "b", "skip_reason": "not found"}]}
     assert "NOT AUDITED" in "".join(words(judge(report, TODAY)))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "is_required", "is_good"),
+    [
+        (Verdict([], [], 3), True, True),
+        (Verdict(["bad"], [], 3), False, False),
+        (Verdict([], ["a"], 2), False, True),
+        (Verdict([], ["a"], 2), True, False),
+        (Verdict([], [], 0), False, True),
+        (Verdict([], [], 0), True, False),
+    ],
+)
+def test_silence_is_enough_only_where_no_audit_is_required(verdict: Verdict, is_required: bool, is_good: bool) -> None:
+    assert audit_requirements.is_good(verdict, is_required=is_required) == is_good
+
+
+@pytest.mark.parametrize("value", ["", "required"])
+def test_the_variable_requires_an_audit(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(audit_requirements.REQUIRED_VARIABLE, value)
+    monkeypatch.setattr(audit_requirements, "export", lambda _: "")
+    monkeypatch.setattr(audit_requirements, "ask", lambda _: None)
+    assert audit_requirements.main() == (value == "required")
 
 
 @pytest.mark.parametrize(("name", "until", "is_found"), [("CVE-2026-1", 25, False), ("PYSEC-1", 24, True)])

@@ -56,6 +56,15 @@ def test_nothing_is_committed_or_sent_without_a_failpoint() -> None:
     assert failpoint_scan.problems(failpoint_scan.product()) == []
 
 
+@pytest.mark.parametrize("path", failpoint_scan.EXCUSED)
+def test_as_many_are_excused_as_there_are(path: str) -> None:
+    (found,) = (each for each in failpoint_scan.product() if each.path == path)
+    count, _ = failpoint_scan.EXCUSED[path]
+    bare = list(failpoint_scan.bare(found))
+    assert len(bare) == count
+    assert all("commit without" in problem for problem in bare)
+
+
 @pytest.mark.parametrize("code", BARE)
 def test_what_lacks_a_failpoint_is_found(code: str) -> None:
     assert any(BARE[code] in problem for problem in failpoint_scan.problems([module(code)]))

@@ -22,6 +22,7 @@ def test_the_same_files_are_the_same_revision_wherever_they_are(tmp_path: Path) 
 
 
 def test_a_model_that_is_replaced_under_its_name_is_another_revision(tmp_path: Path) -> None:
+    """F101."""
     one, other = (checkpoint(tmp_path / name / "gemma", weights) for name, weights in (("a", b"old"), ("b", b"new")))
     assert revisions.of(worker(one)) != revisions.of(worker(other))
 

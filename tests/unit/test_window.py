@@ -57,7 +57,7 @@ class GatedEngine:
             raise
         finally:
             del self.running[prompt]
-        return {"choices": [], "echo": prompt}
+        return {"choices": [{}], "echo": prompt}
 
 
 class Bench:

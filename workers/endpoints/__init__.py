@@ -84,8 +84,10 @@ async def _ask(engine: Engine, endpoint: str, body: Body, tenant: str, images: R
 
 def _checked(endpoint: str, answer: Body) -> Body:
     """Return an engine's answer if it is one. What it holds else is the engine's own matter."""
-    if (name := ANSWERS.get(endpoint)) and not (isinstance(answer, dict) and isinstance(answer.get(name), list)):
-        raise EngineError
+    if name := ANSWERS.get(endpoint):
+        answers = answer.get(name) if isinstance(answer, dict) else None
+        if not (isinstance(answers, list) and answers):
+            raise EngineError
     return answer
 
 

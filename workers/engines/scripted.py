@@ -2,7 +2,7 @@
 
 The first word of the last message (or of the prompt, or of the first input) decides:
 
-    SLEEP <seconds> ...     answers after a while, one of its capacity meanwhile
+    SLEEP <seconds> ...     answers after a while, one of its capacity meanwhile; SLOW is the same
     AWAIT <path> ...        answers when there is a file of that name
     REJECT ...              is refused with 400
     ERROR ...               raises an error that no engine should
@@ -10,10 +10,15 @@ The first word of the last message (or of the prompt, or of the first input) dec
     CRASH                   kills the process with SIGKILL
     CRASH_ONCE <path> ...   does so if there is no file of that name, and leaves one
     FATAL                   the engine dies, the process lives
+    OOM                     finds no memory (MemoryError)
     REORDER ...             is answered after those that came later, more or less
-    GARBAGE ...             is answered with what is no answer
+    GARBAGE <shape> ...     is answered with what is no answer: `none`, `text`, `truncated`, `empty`, `object`,
+                            `surrogate`, `usage`, `amount`, `debt`, or without a shape something without choices
     TAKE <bytes> ...        is answered if there is so much memory
     anything else           is answered with itself, up to a stop string
+
+`worker.scripted_fault` is for what no prompt can ask for: an engine that does not start (`start`), say. All answers
+have the same `id`.
 
 An image in it reads as `[image 64x48 png]`, by what its first bytes say. Embeddings are made of the input's hash.
 """
@@ -22,6 +27,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import json
 import math
 import os
 import random
@@ -30,7 +36,7 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -81,7 +87,7 @@ class ScriptedEngine:
                     await action(text)
             self._progress.advance()
         if text.startswith("GARBAGE"):
-            return {"garbage": text}
+            return cast("Body", _garbage(text, body))
         return _embeddings(body) if endpoint == EMBEDDINGS else _response(endpoint, body, text)
 
     def healthy(self) -> bool:
@@ -132,6 +138,22 @@ def _response(endpoint: str, body: Body, text: str) -> Body:
         "choices": [choice],
         "usage": {"prompt_tokens": words, "completion_tokens": words, "total_tokens": 2 * words},
     }
+
+
+def _garbage(text: str, body: Body) -> object:
+    whole = _response(CHAT, {**body, "stop": ()}, text)
+    shapes = {
+        "none": None,
+        "text": json.dumps(whole),
+        "truncated": json.dumps(whole)[:40],
+        "empty": {**whole, "choices": []},
+        "object": {**whole, "choices": [object()]},
+        "usage": {**whole, "usage": {"prompt_tokens": "many"}},
+        "amount": {**whole, "usage": {"prompt_tokens": 10**30}},
+        "debt": {**whole, "usage": {"completion_tokens": -1}},
+        "surrogate": {**whole, "choices": ["\ud800"]},
+    }
+    return shapes.get(text.partition(" ")[2].partition(" ")[0], {"garbage": text})
 
 
 def _inputs(body: Body) -> list[Any]:
@@ -208,12 +230,17 @@ async def _take(text: str) -> None:
     bytearray(int(text.split()[1]))
 
 
+async def _oom(_: str) -> None:
+    raise MemoryError
+
+
 async def _fatal(_: str) -> None:
     raise EngineFatal
 
 
 _ACTIONS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "SLEEP": _sleep,
+    "SLOW": _sleep,
     "AWAIT": _await,
     "REJECT": _reject,
     "ERROR": _error,
@@ -222,5 +249,6 @@ _ACTIONS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
     "CRASH_ONCE": _crash_once,
     "REORDER": _reorder,
     "FATAL": _fatal,
+    "OOM": _oom,
     "TAKE": _take,
 }
