@@ -63,7 +63,7 @@ class Sandbox:
         vocabulary: how many tokens the engine's model has; 0: as many as the tokenizer.
         cpu_seconds: processor time of one compile.
         memory_bytes: address space of one compile, beyond what the waiting process has.
-        parallel: compiles at a time.
+        parallel: compiles at a time, of one tenant one fewer.
         remembered: verdicts that are kept.
     """
 
@@ -81,7 +81,9 @@ class Sandbox:
         self._model, self._vocabulary = model, vocabulary
         self._limits = sandbox_child.Limits(cpu_seconds, wall_seconds, memory_bytes)
         self._turns = asyncio.Semaphore(parallel)
-        self._tenants: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # One place is always left for the others.
+        self._share = max(1, parallel - 1)
+        self._tenants: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._remembered = remembered
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._asked: dict[bytes, asyncio.Task[Verdict]] = {}
@@ -107,7 +109,7 @@ class Sandbox:
             kind: `json` (a JSON schema), `regex` or `grammar` (EBNF).
             text: what the engine will be given.
             param: the parameter to blame.
-            tenant: who asks; one at a time of each, so that many slow texts of one hold up nobody else's.
+            tenant: who asks; none has all places at a time, so that many slow texts of one hold up nobody else's.
 
         Raises:
             RequestRejected: it cannot, or not within the limits.
@@ -150,7 +152,7 @@ class Sandbox:
             self._verdicts.popitem(last=False)
 
     async def _in_turn(self, kind: str, text: str, tenant: str) -> Verdict:
-        async with self._tenants.setdefault(tenant, asyncio.Lock()), self._turns:
+        async with self._tenants.setdefault(tenant, asyncio.Semaphore(self._share)), self._turns:
             return await self._compile(kind, text)
 
     async def _compile(self, kind: str, text: str) -> Verdict:

@@ -9,6 +9,7 @@ output a request, at its end.
 import asyncio
 import hashlib
 import hmac
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -119,7 +120,11 @@ class VllmEngine:
     async def _guard(self, model: Any) -> None:
         """Start the sandbox, with the engine's tokenizer; vLLM has fetched it by now if it was not on disk."""
         self._sandbox = Sandbox(
-            Path(model.tokenizer), vocabulary=model.get_vocab_size(), cpu_seconds=self._settings.compile_seconds
+            Path(model.tokenizer),
+            vocabulary=model.get_vocab_size(),
+            cpu_seconds=self._settings.compile_seconds,
+            # Each takes a core for seconds; the engine core and this process need some too.
+            parallel=max(2, len(os.sched_getaffinity(0)) // 4),
         )
         if self._settings.task == "generate":
             await self._sandbox.start()
