@@ -16,13 +16,14 @@ import re
 import struct
 import sys
 from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from jobs import telemetry
 from jobs.errors import ConfigurationError, EngineError, RequestRejected
-from workers.engines import sandbox_child
+from workers.engines import sandbox_child, schemas
 
 log = telemetry.get_logger(__name__)
 
@@ -133,7 +134,7 @@ class Sandbox:
     async def _verdict(self, kind: str, text: str, tenant: str) -> Verdict:
         if len(text) > MAX_TEXT_CHARS:
             return _LIMITS["memory"]
-        key = hashlib.sha256(f"{kind}\0{text}".encode()).digest()
+        key = _key(kind, text)
         if key in self._verdicts:
             self._verdicts.move_to_end(key)
             return self._verdicts[key]
@@ -172,6 +173,12 @@ class Sandbox:
                     await self._child.end()
                 self._child = await _Child.start(self._model, self._vocabulary, self._limits)
             return self._child
+
+
+@lru_cache(maxsize=schemas.REMEMBERED)
+def _key(kind: str, text: str) -> bytes:
+    """Return what verdicts are kept by. Schemas that many rows have come as the same text, found here at once."""
+    return hashlib.sha256(f"{kind}\0{text}".encode()).digest()
 
 
 def _words(answer: dict[str, Any]) -> Verdict:
