@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from subjects import CHAT, CHECKPOINTS, Subject, core, started
 
@@ -207,6 +208,13 @@ def test_what_is_cached_of_one_project_serves_no_other(subject: Subject) -> None
     ]
     assert cached[0] == cached[2] == 0
     assert cached[1] > 100
+
+
+def test_the_front_end_listens_on_no_port(subject: Subject) -> None:
+    """What vLLM's HTTP server has had of holes is not here."""
+    assert subject.chat()["choices"]
+    listening = [each for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    assert listening == []
 
 
 # Progress, and the end.
