@@ -97,19 +97,19 @@ class VllmEngine:
         self._serving = _serving(state)
 
     async def _warm_up(self) -> None:
-        """Answer one request with a schema.
+        """Answer one request with a schema for each replica; vLLM gives each the next.
 
-        For the first one the engine core makes its tables of the vocabulary, and the kernel that masks tokens is
+        For the first one an engine core makes its tables of the vocabulary, and the kernel that masks tokens is
         compiled: with 262,144 tokens a second and a half, in which everybody would wait. A model that cannot do it is
         served all the same.
 
         Raises:
             EngineFatal: the engine died of it.
         """
-        began = time.monotonic()
+        began, body = time.monotonic(), {"model": self.models()[0], **_FIRST}
         try:
             async with asyncio.timeout(FIRST_SECONDS):
-                await self.run(COMPLETIONS, {"model": self.models()[0], **_FIRST})
+                await asyncio.gather(*(self.run(COMPLETIONS, body) for _ in range(self._settings.replicas)))
         except EngineFatal:
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, rows without a schema may do well
