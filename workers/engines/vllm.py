@@ -123,6 +123,8 @@ class VllmEngine:
             Path(model.tokenizer),
             vocabulary=model.get_vocab_size(),
             cpu_seconds=self._settings.compile_seconds,
+            # They stand back behind the engine, which on a CPU takes all cores.
+            wall_seconds=5 * self._settings.compile_seconds,
             # Each takes a core for seconds; the engine core and this process need some too.
             parallel=max(2, len(os.sched_getaffinity(0)) // 4),
         )
