@@ -2,16 +2,21 @@
 
     G1  output tokens/s from the first claim to the last durable result  / the same rows on the engine alone
     G2  the same from the upload to the downloaded result
-    G3  G1 with prompts and answers of other traces
+    G3  G1 with prompts and answers of other traces; G3-labelling        one of them alone
     G4  G1 with a small model, where Python is the limit and not the GPU
-    G5  other ways to feed the same engine: chunks with a wait, ten in flight, `vllm run-batch`, `LLM.generate`
+    G5  other ways to feed the same engine: vLLM's batch runner with our arguments, chunks with a wait, ten at a time
     G9  twenty small batches                                             / one batch of the same rows
-    G11 answers that follow JSON schemas, one and a hundred              / the same on the engine alone
+    G11-1, G11-100  answers that follow JSON schemas, one and a hundred  / the same on the engine alone
     TEXTS no figure: answers of real weights, to compare with those of `LLM.chat`
 
-Both sides use one engine, loaded once, in turn; the prefix cache is emptied before each run. Ours goes through HTTP,
-Postgres (fsync on), Valkey, Celery and a worker; bare is vLLM's front end fed from a window, its prompts tokenised
-beforehand. Writes `results.json` into the folder `--out` and prints a table in Markdown.
+Both sides use one engine, loaded once and warmed up, in turn; who is first changes from round to round, and the prefix
+cache is emptied before each run. No run has a schema that another one had. A scenario that fails costs itself.
+
+Ours goes through HTTP, Postgres (fsync on), Valkey, Celery and a worker; bare is vLLM's front end fed from a window,
+its prompts tokenised beforehand. Writes `results.json` into the folder `--out` and prints tables in Markdown.
+
+`LLM.generate` and `vllm run-batch` with its defaults load a model of their own: `bench/gpu_llm.py`,
+`bench/gpu_run_batch.py`. `bench/gpu_queue.sh` has the calls for half an hour.
 
 Runs in the environment of the API. The worker and vLLM run in another: `--worker-python`.
 """
@@ -25,8 +30,10 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
@@ -37,9 +44,11 @@ from sqlalchemy import text
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import measure  # noqa: E402
 import services  # noqa: E402
 import shapes  # noqa: E402
 from conftest import migrate  # noqa: E402
+from measure import spread  # noqa: E402
 
 from api.stack import postgres  # noqa: E402
 from api.stack.program import Program, free_port  # noqa: E402
@@ -58,12 +67,24 @@ class Lab:
     out: Path
     window: int
     results: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """Scenarios, as they were asked for."""
+    schemas: int = 0
+    """How many have been made: each is new to the engine."""
 
     def order(self, *words: Any) -> list[Any]:
         """Give an order to every worker; return their answers."""
         for worker in self.orders:
             worker.send(words)
-        return [worker.recv() for worker in self.orders]
+        return self._answers()
+
+    def _answers(self) -> list[Any]:
+        """Hear every worker out, so that the next order gets its own answer."""
+        heard = [worker.recv() for worker in self.orders]
+        for how, what in heard:
+            if how == "failed":
+                raise RuntimeError(what)
+        return [what for _, what in heard]
 
     def share_out(self, file: Path, how: str, window: int) -> dict[str, Any]:
         """Run the rows of a file bare, each worker its part; seconds are those of the slowest."""
@@ -72,14 +93,16 @@ class Lab:
             part = self.out / f"part-{number}.jsonl"
             part.write_bytes(b"".join(lines[number :: len(self.orders)]))
             worker.send(("bare", str(part), how, window))
-        parts = [worker.recv() for worker in self.orders]
+        parts = self._answers()
         sums = {name: sum(part[name] for part in parts) for name in ("output_tokens", "input_tokens")}
         return {**together(parts), **sums, "seconds": max(part["seconds"] for part in parts)}
 
     def file(self, shape: str, count: int, schemas: int = 0) -> Path:
+        """Write rows; they are the same each time, their schemas are not."""
         path = self.out / f"{shape}-{count}-{schemas}.jsonl"
-        made = shapes.rows(shapes.SHAPES[shape], count, MODEL_NAME, shapes.label_schemas(schemas) if schemas else None)
-        path.write_bytes(b"".join(made))
+        forms = shapes.label_schemas(schemas, self.schemas)
+        self.schemas += schemas
+        path.write_bytes(b"".join(shapes.rows(shapes.SHAPES[shape], count, MODEL_NAME, forms)))
         return path
 
     def keep(self, **result: Any) -> dict[str, Any]:
@@ -161,30 +184,40 @@ def bare(lab: Lab, scenario: str, file: Path, how: str = "window", window: int =
 # Scenarios.
 
 
-def compare(lab: Lab, scenario: str, file: Path, rounds: int) -> None:
-    for _ in range(rounds):
-        ours(lab, scenario, [file])
-        bare(lab, scenario, file)
+def compare(lab: Lab, scenario: str, made: Callable[[], Path], rounds: int, how: str = "window") -> None:
+    """Run both sides in each round, in turn the one and the other first; `made` makes the rows of one run."""
+    sides = [lambda: ours(lab, scenario, [made()]), lambda: bare(lab, scenario, made(), how)]
+    for number in range(rounds):
+        for run in sides if number % 2 == 0 else reversed(sides):
+            run()
+
+
+def shaped(lab: Lab, scenario: str, shape: str, count: int, rounds: int) -> None:
+    compare(lab, f"{scenario} {shape}", lambda: lab.file(shape, count), rounds)
 
 
 def g1(lab: Lab, count: int, rounds: int) -> None:
-    compare(lab, "G1 translation", lab.file("translation", count), rounds)
+    shaped(lab, "G1", "translation", count, rounds)
 
 
 def g3(lab: Lab, count: int, rounds: int) -> None:
     for shape, part in (("sharegpt", 2), ("azure-conv", 5), ("labelling", 1)):
-        compare(lab, f"G3 {shape}", lab.file(shape, count // part), rounds)
+        shaped(lab, "G3", shape, max(1, count // part), rounds)
+
+
+def g3_labelling(lab: Lab, count: int, rounds: int) -> None:
+    shaped(lab, "G3", "labelling", count, rounds)
 
 
 def g4(lab: Lab, count: int, rounds: int) -> None:
-    compare(lab, "G4 sharegpt", lab.file("sharegpt", count), rounds)
+    shaped(lab, "G4", "sharegpt", count, rounds)
 
 
-def g5(lab: Lab, count: int, _: int) -> None:
+def g5(lab: Lab, count: int, rounds: int) -> None:
     file = lab.file("translation", count)
+    compare(lab, "G5 translation", lambda: file, rounds, "run-batch")
     bare(lab, "G5 translation", file, "chunks", 256)
-    bare(lab, "G5 translation", file, "serving")
-    bare(lab, "G5 translation", lab.file("translation", max(50, count // 8)), "window", 10)
+    bare(lab, "G5 ten at a time", lab.file("translation", min(count, max(50, count // 8))), "window", 10)
 
 
 def g9(lab: Lab, count: int, rounds: int) -> None:
@@ -195,14 +228,18 @@ def g9(lab: Lab, count: int, rounds: int) -> None:
         path = lab.out / f"piece-{number}.jsonl"
         path.write_bytes(b"".join(lines[number::20]))
         pieces.append(path)
-    for _ in range(rounds):
-        ours(lab, "G9 twenty batches", pieces)
-        ours(lab, "G9 one batch", [whole])
+    sides = [("G9 twenty batches", pieces), ("G9 one batch", [whole])]
+    for number in range(rounds):
+        for scenario, files in sides if number % 2 == 0 else reversed(sides):
+            ours(lab, scenario, files)
 
 
-def g11(lab: Lab, count: int, rounds: int) -> None:
-    for schemas in (1, 100):
-        compare(lab, f"G11 {schemas} schemas", lab.file("translation", count // 4, schemas), rounds)
+def g11_1(lab: Lab, count: int, rounds: int) -> None:
+    compare(lab, "G11 one schema", lambda: lab.file("translation", count, 1), rounds)
+
+
+def g11_100(lab: Lab, count: int, rounds: int) -> None:
+    compare(lab, "G11 a hundred schemas", lambda: lab.file("translation", count, 100), rounds)
 
 
 def texts(lab: Lab, count: int, _: int) -> None:
@@ -223,15 +260,38 @@ def texts(lab: Lab, count: int, _: int) -> None:
     (lab.out / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in told))
 
 
-SCENARIOS: dict[str, Callable[[Lab, int, int], None]] = {
-    "G1": g1,
-    "G3": g3,
-    "G4": g4,
-    "G5": g5,
-    "G9": g9,
-    "G11": g11,
-    "TEXTS": texts,
+@dataclass(frozen=True)
+class Scenario:
+    """What to run, and with how many rows if nobody says."""
+
+    run: Callable[[Lab, int, int], None]
+    rows: int = 2_000
+
+
+SCENARIOS = {
+    "G1": Scenario(g1),
+    "G3": Scenario(g3),
+    "G3-labelling": Scenario(g3_labelling),
+    "G4": Scenario(g4, 2_400),
+    "G5": Scenario(g5),
+    "G9": Scenario(g9),
+    "G11-1": Scenario(g11_1),
+    "G11-100": Scenario(g11_100),
+    "TEXTS": Scenario(texts, 80),
 }
+
+
+def attempt(lab: Lab, asked: str, options: argparse.Namespace) -> None:
+    """Run one scenario, `NAME:rows:rounds`. What goes wrong in it is told: the engine took minutes to load."""
+    try:
+        name, *more = asked.split(":")
+        scenario = SCENARIOS[name]
+        given = [*map(int, more), *[options.rows or scenario.rows, options.rounds][len(more) :]]
+        scenario.run(lab, *given)
+    except Exception:  # noqa: BLE001
+        traceback.print_exc()
+        print(f"{asked} failed; known are {', '.join(SCENARIOS)}", flush=True)
+        lab.failed.append(asked)
 
 
 # The service.
@@ -316,7 +376,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-share", type=float, default=0.92)
     parser.add_argument("--workers", type=int, default=1, help="workers, each with an engine, on the one GPU")
     parser.add_argument("--arguments", default="{}", help="further arguments of vLLM, JSON")
-    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument("--rows", type=int, help="of each scenario; if not given, its own number: 2,000, G4 2,400")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scenarios", default="G1", help=f"of {', '.join(SCENARIOS)}; with ':rows:rounds' of its own")
     parser.add_argument("--wait", type=float, default=0, help="seconds to wait for more scenarios (see `plan`)")
@@ -334,13 +394,12 @@ def main() -> None:
             with service(Path(home), settings, shlex.split(options.worker_python), options.workers) as (stack, orders):
                 sdk = OpenAI(base_url=stack.base_url, api_key=stack.key(), max_retries=0)
                 lab = Lab(stack, sdk, orders, options.out, options.sequences + 64)
-                if options.load_format == "dummy":
-                    warm_up(lab)
+                warm_up(lab, min(32, options.rows or 32))
                 for asked in plan(options):
-                    name, *more = asked.split(":")
-                    given = [*map(int, more), *[options.rows, options.rounds][len(more) :]]
-                    SCENARIOS[name](lab, *given)
-                print(table(lab.results))
+                    attempt(lab, asked, options)
+                print(f"{table(lab.results)}\n\n{ratios(lab.results)}")
+                if lab.failed:
+                    sys.exit(f"failed: {', '.join(lab.failed)}")
         finally:
             for log in Path(home).glob("*.log"):
                 (options.out / log.name).write_bytes(log.read_bytes()[-200_000:])
@@ -363,12 +422,11 @@ def plan(options: argparse.Namespace) -> Iterator[str]:
         done, until = done + 1, time.monotonic() + options.wait
 
 
-def warm_up(lab: Lab) -> None:
-    """Let every kernel be compiled, every table be made and every path be taken before anything counts."""
-    for schemas in (0, 1):
-        file = lab.file("labelling", 32, schemas)
-        ours(lab, "warm-up", [file])
-        bare(lab, "warm-up", file)
+def warm_up(lab: Lab, count: int) -> None:
+    """Let kernels be compiled, tables be made and every path be taken on both sides, before anything counts."""
+    for shape, schemas in (("labelling", 0), ("translation", 1)):
+        compare(lab, "warm-up", partial(lab.file, shape, count, schemas), 1)
+    lab.results.clear()
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -377,15 +435,38 @@ def table(results: list[dict[str, Any]]) -> str:
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for scenario, side in dict.fromkeys((each["scenario"], each["side"]) for each in results):
         runs = [each for each in results if (each["scenario"], each["side"]) == (scenario, side)]
-        rates = [each["output_tokens"] / each["seconds"] for each in runs]
         middle = statistics.median
         lines.append(
-            f"| {scenario} | {side} | {middle(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
+            f"| {scenario} | {side} | {spread(rates(runs), digits=0)} "
             f"| {middle(each['rows'] / each['seconds'] for each in runs):.2f} "
             f"| {middle(each['mean_running'] for each in runs):.0f} | {middle(each['mean_kv'] for each in runs):.0%} "
             f"| {middle(each['nothing_waiting'] for each in runs):.0%} | {sum(each['preempted'] for each in runs)} |"
         )
     return "\n".join(lines)
+
+
+def rates(runs: list[dict[str, Any]], seconds: str = "seconds") -> list[float]:
+    """Return output tokens/s of each run."""
+    return [each["output_tokens"] / each[seconds] for each in runs]
+
+
+def ratios(results: list[dict[str, Any]]) -> str:
+    """Return ours over the other side, round by round: from claim to result (G1), from upload to download (G2)."""
+    lines = ["| scenario | against | ours / it | G2: ours from upload to download, tokens/s | G2 / it |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for scenario, side in dict.fromkeys((each["scenario"], each["side"]) for each in results):
+        mine, other = (
+            [each for each in results if (each["scenario"], each["side"]) == (scenario, who)] for who in ("ours", side)
+        )
+        if side != "ours" and len(mine) == len(other):
+            lines.append(f"| {scenario} | {side} | {' | '.join(_compared(mine, other))} |")
+    return "\n".join(lines)
+
+
+def _compared(mine: list[dict[str, Any]], other: list[dict[str, Any]]) -> list[str]:
+    whole, its = rates(mine, "whole_seconds"), rates(other)
+    of_claim, of_upload = measure.ratios(rates(mine), its), measure.ratios(whole, its)
+    return [spread(of_claim, digits=3), spread(whole, digits=0), spread(of_upload, digits=3)]
 
 
 if __name__ == "__main__":

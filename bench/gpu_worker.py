@@ -5,11 +5,11 @@ Takes orders on the Unix socket `BENCH_SOCKET` while it serves as any worker:
     ("mark",)                            forget the steps so far
     ("steps",)                           what the engine did since the mark
     ("bare", rows file, how, window)     run the rows on the engine alone; seconds and tokens
-    ("reset",)                           empty the prefix cache
+    ("reset",)                           empty the prefix cache; it must be possible
 
-`how`: `window` keeps that many rows in the engine (vLLM's front end only, prompts tokenised beforehand, one output a
-row); `chunks` runs that many and waits for all before the next; `serving` hands all rows at once to the adapter, as
-`vllm run-batch` does to its serving layer.
+Each is answered with `("done", what)` or `("failed", why)`. `how`: `window` keeps that many rows in the engine (vLLM's
+front end only, prompts tokenised beforehand, one output a row); `chunks` runs that many and waits for all before the
+next; `run-batch` is vLLM's own batch runner, on this engine and with its arguments.
 """
 
 import asyncio
@@ -19,20 +19,23 @@ import os
 import sys
 import threading
 import time
+import traceback
 from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
+import gpu_run_batch
 import psutil
 from vllm import SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from jobs import settings, telemetry
 from workers import service
+from workers.engines import vllm_arguments
 from workers.runtime import Runtime
 
 Step = tuple[float, int, int, float]
-CHAT = "/v1/chat/completions"
+RESET_SECONDS = 5
 
 
 class Bench:
@@ -61,7 +64,13 @@ class Bench:
                             order, *arguments = connection.recv()
                         except EOFError:
                             break
-                        connection.send(getattr(self, order)(*arguments))
+                        connection.send(self._obeyed(order, arguments))
+
+    def _obeyed(self, order: str, arguments: list[Any]) -> tuple[str, Any]:
+        try:
+            return "done", getattr(self, order)(*arguments)
+        except Exception:  # noqa: BLE001  the engine took minutes to load; the next order may do better
+            return "failed", traceback.format_exc()
 
     def mark(self) -> None:
         self._steps.clear()
@@ -69,11 +78,12 @@ class Bench:
         self._cpu = _cpu()
 
     def steps(self) -> dict[str, Any]:
-        """Return means over time, and running and waiting rows for each second."""
+        """Return means over time, and running and waiting rows for each second.
+
+        From the first step since the mark to the last one; a pause counts as what the step before it left.
+        """
         steps = list(self._steps)
         spans = [later[0] - step[0] for step, later in itertools.pairwise(steps)]
-        # A pause between two runs is no step.
-        spans = [span if span < 2 else 0 for span in spans]
         whole = sum(spans) or 1
 
         def mean(column: int) -> float:
@@ -83,6 +93,7 @@ class Bench:
         series = {int(step[0] - steps[0][0]): (step[1], step[2], round(step[3], 3)) for step in steps}
         return {
             "steps": len(steps),
+            "longest_step": max(spans, default=0),
             "mean_running": mean(1),
             "mean_waiting": mean(2),
             "mean_kv": mean(3),
@@ -93,12 +104,16 @@ class Bench:
         }
 
     def reset(self) -> None:
-        self._do(self.engine.llm.reset_prefix_cache())
+        """The engine frees what its last rows held a moment after they have ended."""
+        deadline = time.monotonic() + RESET_SECONDS
+        while not self._do(self.engine.llm.reset_prefix_cache()):
+            assert time.monotonic() < deadline, "rows are still running"
+            time.sleep(0.1)
 
     def bare(self, path: str, how: str, window: int) -> dict[str, Any]:
         bodies = [json.loads(line)["body"] for line in Path(path).read_bytes().splitlines()]
-        if how == "serving":
-            return dict(self._do(self._serving(bodies)))
+        if how == "run-batch":
+            return dict(self._do(self._run_batch(Path(path))))
         prompts = self._do(self._prompts(bodies))
         return dict(self._do(self._bare(prompts, bodies, how, window)))
 
@@ -153,18 +168,10 @@ class Bench:
         outputs = [each async for each in self.engine.llm.generate(prompt_of, options, name)]
         return len(outputs[-1].outputs[0].token_ids)
 
-    async def _serving(self, bodies: list[dict[str, Any]]) -> dict[str, Any]:
+    async def _run_batch(self, rows: Path) -> dict[str, Any]:
+        arguments = vllm_arguments.serve_arguments(self.engine._settings)
         self.mark()
-        started = time.monotonic()
-        answers = await asyncio.gather(*(self.engine.run(CHAT, body) for body in bodies))
-        seconds = time.monotonic() - started
-        usages = [answer["usage"] for answer in answers]
-        return {
-            "seconds": seconds,
-            "output_tokens": sum(usage["completion_tokens"] for usage in usages),
-            "input_tokens": sum(usage["prompt_tokens"] for usage in usages),
-            **self.steps(),
-        }
+        return {**await gpu_run_batch.run(self.engine.llm, arguments, rows), **self.steps()}
 
 
 def _cpu() -> dict[str, float]:

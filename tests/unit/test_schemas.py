@@ -1,5 +1,6 @@
 """F89: schemas that would stall an engine, or lead it astray, are refused in words; those of everyday life are not."""
 
+import json
 from typing import Any
 
 import pytest
@@ -187,3 +188,19 @@ class Reading(BaseModel):
 )
 def test_schemas_of_everyday_life_are_taken_for_xgrammar(schema: dict[str, Any]) -> None:
     schemas.check(schema, xgrammar_schemas.PROFILE)
+
+
+def test_what_passed_is_known_to_the_rows_that_follow() -> None:
+    """And their text is one object: the sandbox finds its verdict without reading it."""
+    first, again = ({"type": "string", "title": "Ä", "default": None} for _ in range(2))
+    text = schemas.check(first, xgrammar_schemas.PROFILE)
+    assert json.loads(text) == first
+    assert schemas.check(again, xgrammar_schemas.PROFILE) is text
+    assert schemas.check(again) is not text, "another engine heeds something else"
+    turned = {"properties": {"b": STRING, "a": STRING}}
+    assert list(json.loads(schemas.check(turned))["properties"]) == ["b", "a"], "answers come in this order"
+
+
+def test_what_is_too_deep_to_be_read_is_too_deep() -> None:
+    with pytest.raises(ValueError, match="nested deeper"):
+        schemas.check(nested(20_000))

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,7 +8,7 @@ from pydantic import ValidationError
 
 from jobs.errors import ConfigurationError
 from jobs.settings import Vllm
-from workers.engines.vllm_arguments import command, serve_arguments, words
+from workers.engines.vllm_arguments import NEVER, command, serve_arguments, words
 
 
 def test_what_is_not_set_is_left_to_the_engine() -> None:
@@ -38,6 +41,53 @@ def test_further_arguments_win_and_none_takes_one_away() -> None:
     arguments = serve_arguments(vllm)
     assert (arguments["max-num-seqs"], arguments["seed"]) == (7, 1)
     assert "kv-cache-dtype" not in arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        *((name, name) for name in NEVER),
+        ("trust_remote_code", "trust-remote-code"),
+        ("--trust-remote-code", "trust-remote-code"),
+        # What vLLM's parser makes of these is the same.
+        ("trust-rem", "trust-remote-code"),
+        ("kv_transfer_config.kv_connector", "kv-transfer-config"),
+        ('kv-transfer-config={"kv_connector": "x"}', "kv-transfer-config"),
+        ("profiler-config.options+", "profiler-config"),
+    ],
+)
+def test_what_the_advisories_rest_on_cannot_be_undone(name: str, found: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{found}'") as caught:
+        serve_arguments(Vllm(model="m", arguments={name: True}))
+    assert len(caught.value.message.splitlines()) == 1
+
+
+def test_what_is_off_anyway_may_be_said() -> None:
+    settings = Vllm(model="m", arguments={"trust-remote-code": False, "kv-transfer-config": None, "model-impl": "vllm"})
+    assert "--no-trust-remote-code" in words(serve_arguments(settings))
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "says"),
+    [
+        (["-O"], {}, "python -O"),
+        ([], {"PYTHONOPTIMIZE": "1"}, "python -O"),
+        ([], {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}, "VLLM_ALLOW_INSECURE_SERIALIZATION"),
+    ],
+)
+def test_vllm_is_not_even_imported_where_it_would_check_nothing(
+    flags: list[str], environment: dict[str, str], says: str
+) -> None:
+    program = "from workers.engines import vllm_processes; vllm_processes.prepare()"
+    ran = subprocess.run(
+        [sys.executable, *flags, "-c", program],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert says in ran.stderr.splitlines()[-1]
+    assert "ConfigurationError" in ran.stderr
 
 
 def test_adapters_are_models_with_room_for_the_largest(tmp_path: Path) -> None:

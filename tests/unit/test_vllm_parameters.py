@@ -1,5 +1,6 @@
 """What reaches vLLM: one test for each advisory (docs/vllm-advisories.md names them), and what is built for it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -311,7 +312,12 @@ def test_a_schema_must_be_compiled_before_it_is_used() -> None:
     taken = asked(VllmChat, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
     (found,) = vllm_parameters.constraints(taken)
     assert (found.kind, found.param) == ("json", "response_format.json_schema")
-    assert vllm_parameters.request(taken)["response_format"]["json_schema"] == {"name": "output", "schema": schema}
+    payload = vllm_parameters.request(taken)
+    assert payload["response_format"]["json_schema"] == {"name": "output", "schema": schema}
+    taken = asked(VllmChat, structured_outputs={"json": schema})
+    (found,) = vllm_parameters.constraints(taken)
+    assert (json.loads(found.text), found.param) == (schema, "structured_outputs.json")
+    assert vllm_parameters.request(taken)["structured_outputs"] == {"json": schema}
 
 
 def test_choices_become_the_grammar_that_vllm_makes_of_them() -> None:

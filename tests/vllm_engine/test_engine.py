@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import httpx2
+import psutil
 import pytest
-from subjects import CHAT, CHECKPOINTS, Subject, core, started
+from subjects import CHAT, CHECKPOINTS, Served, Subject, comparable, core, started
 
 from jobs.errors import EngineFatal, RequestRejected
-from workers.engines import vllm, vllm_api, vllm_arguments
+from workers.engines import vllm
 
 COMPLETIONS = "/v1/completions"
 SCHEMA = {
@@ -31,6 +31,8 @@ TURNS = [
     {"role": "user", "content": [{"type": "text", "text": "Name a colour."}]},
 ]
 QUESTION = [{"role": "user", "content": "Name three rivers."}]
+HEEDED_AT_ONCE = {"backend": "xgrammar", "disable_any_whitespace": True, "enable_in_reasoning": True}
+THOUGHTS = "Here is my thought process: It rains. Here is my response: Rhine"
 STALL_SECONDS = 3
 
 
@@ -41,33 +43,22 @@ def subject() -> Iterator[Subject]:
         model_name="smol",
         adapters={"smol-lora": CHECKPOINTS / "smollm2-lora"},
         tool_parser="hermes",
+        reasoning_parser="granite",
         allow_grammars=True,
         # On CPUs, rows without an adapter get what is in the last place beside rows that have one; so it is left empty.
-        arguments={"max-loras": 2},
+        # And this model never reasons by itself: vLLM would wait for the end of it before it heeds a schema.
+        arguments={"max-loras": 2, "structured-outputs-config": HEEDED_AT_ONCE},
         stall_seconds=STALL_SECONDS,
     ) as made:
         yield made
 
 
-# The same as `vllm serve`.
-
-
-build_app = vllm_api.first("vllm.entrypoints.launchers.app:build_app", "vllm.entrypoints.openai.api_server:build_app")
+# The same as `vllm serve`. With images: test_images.py; embeddings and scores: test_embeddings.py.
 
 
 @pytest.fixture(scope="module")
-def serve(subject: Subject) -> Any:
-    """The HTTP application of `vllm serve`, on the very engine."""
-    words = vllm_arguments.words(vllm_arguments.serve_arguments(subject.engine._settings))
-    given = vllm_api.add_serve_arguments(vllm_api.FlexibleArgumentParser()).parse_args(words)
-
-    async def build() -> Any:
-        tasks = await subject.engine.llm.get_supported_tasks()
-        app = build_app(given, tasks, subject.engine.llm.model_config)
-        await vllm_api.init_app_state(subject.engine.llm, app.state, given, tasks)
-        return app
-
-    return subject.do(build())
+def served(subject: Subject) -> Served:
+    return Served(subject)
 
 
 @pytest.mark.parametrize(
@@ -95,26 +86,18 @@ def serve(subject: Subject) -> Any:
     ],
 )
 def test_a_row_means_what_it_means_to_vllm_serve(
-    subject: Subject, serve: Any, endpoint: str, body: dict[str, Any]
+    subject: Subject, served: Served, endpoint: str, body: dict[str, Any]
 ) -> None:
     full = {"model": "smol", "max_tokens": 16, "temperature": 0, **body}
-    ours = json.loads(json.dumps(subject.run(endpoint, full)))
-
-    async def post() -> Any:
-        transport = httpx2.ASGITransport(serve)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://serve") as client:
-            return (await client.post(endpoint, json=full)).raise_for_status().json()
-
-    assert _comparable(ours) == _comparable(subject.do(post()))
+    assert comparable(subject.run(endpoint, full)) == comparable(served.post(endpoint, full))
 
 
-def _comparable(answer: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what differs from one call to the next."""
-    for choice in answer["choices"]:
-        for call in choice.get("message", {}).get("tool_calls") or ():
-            call.pop("id")
-    usage = {**answer["usage"], "prompt_tokens_details": None}
-    return {**answer, "usage": usage, "id": None, "created": None}
+def test_reasoning_stands_apart_from_the_answer_as_with_vllm_serve(subject: Subject, served: Served) -> None:
+    asked = {"model": "smol", "messages": QUESTION, "structured_outputs": {"choice": [THOUGHTS]}, "temperature": 0}
+    ours = subject.run(CHAT, asked)
+    assert comparable(ours) == comparable(served.post(CHAT, asked))
+    message = ours["choices"][0]["message"]
+    assert (message["reasoning"].strip(), message["content"].strip()) == ("It rains.", "Rhine")
 
 
 def test_a_forced_call_has_its_arguments_as_the_schema_says(subject: Subject) -> None:
@@ -207,6 +190,13 @@ def test_what_is_cached_of_one_project_serves_no_other(subject: Subject) -> None
     ]
     assert cached[0] == cached[2] == 0
     assert cached[1] > 100
+
+
+def test_the_front_end_listens_on_no_port(subject: Subject) -> None:
+    """What vLLM's HTTP server has had of holes is not here."""
+    assert subject.chat()["choices"]
+    listening = [each for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    assert listening == []
 
 
 # Progress, and the end.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pictures
 import pytest
-from subjects import CHAT, CHECKPOINTS, Subject, started
+from subjects import CHAT, CHECKPOINTS, Served, Subject, comparable, started
 
 from jobs import db
 from jobs.errors import RequestRejected
@@ -37,6 +37,11 @@ def images(subject: Subject) -> Iterator[Resolver]:
     subject.do(made.close())
 
 
+@pytest.fixture(scope="module")
+def served(subject: Subject) -> Served:
+    return Served(subject)
+
+
 def refused(subject: Subject, content: Any) -> RequestRejected:
     with pytest.raises(RequestRejected) as caught:
         subject.chat(content)
@@ -60,6 +65,12 @@ def test_an_image_is_read(subject: Subject) -> None:
     assert with_grey == with_red, "an image has one size"
     assert red != pytest.approx(grey, abs=1e-6)
     assert all(math.isfinite(number) for number in (*red, *grey))
+
+
+@pytest.mark.parametrize("parts", [[QUESTION, RED], [GREY, QUESTION, RED]])
+def test_images_mean_what_they_mean_to_vllm_serve(subject: Subject, served: Served, parts: list[Any]) -> None:
+    asked = {"model": "gemma", "messages": pictures.user(*parts), "max_tokens": 4, "temperature": 0}
+    assert comparable(subject.run(CHAT, asked)) == comparable(served.post(CHAT, asked))
 
 
 def test_two_images_are_read_in_their_order(subject: Subject) -> None:

@@ -187,9 +187,12 @@ def test_the_oldest_verdicts_are_forgotten(model: Path) -> None:
     run(model, body, remembered=3)
 
 
-@pytest.mark.parametrize(("tenants", "together"), [(["a", "b", "c", "d"], 2), (["a", "a", "a", "a"], 1)])
-def test_only_so_many_compile_at_a_time(model: Path, tenants: list[str], together: int) -> None:
-    """And of one project one, so that another's is never far behind."""
+@pytest.mark.parametrize(
+    ("parallel", "tenants", "together"),
+    [(2, "abcd", 2), (2, "aaaa", 1), (3, "aaaa", 2), (3, "aaab", 3)],
+)
+def test_only_so_many_compile_at_a_time(model: Path, parallel: int, tenants: str, together: int) -> None:
+    """And of one project never all, so that another's is never far behind."""
 
     async def body(made: Sandbox) -> None:
         texts = [json.dumps({"type": "string", "maxLength": 800, "title": str(n)}) for n in range(4)]
@@ -202,7 +205,17 @@ def test_only_so_many_compile_at_a_time(model: Path, tenants: list[str], togethe
         await asked
         assert most == together
 
-    run(model, body, parallel=2, cpu_seconds=60)
+    run(model, body, parallel=parallel, cpu_seconds=60)
+
+
+def test_a_compile_stands_back_where_the_engine_wants_the_processor(model: Path) -> None:
+    async def body(made: Sandbox) -> None:
+        asked = asyncio.create_task(made.check("json", SLOW, param="x"))
+        (fork,) = await until(waiting(made).children)
+        await until(lambda: fork.nice() == waiting(made).nice() + sandbox_child.NICE)
+        await asked
+
+    run(model, body, cpu_seconds=60)
 
 
 def test_a_fork_that_is_killed_gives_no_verdict(model: Path) -> None:

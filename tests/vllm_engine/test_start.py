@@ -7,11 +7,12 @@ from typing import Any
 
 import psutil
 import pytest
-from subjects import CHECKPOINTS, Subject, below, is_core
+from subjects import CHECKPOINTS, Subject, below, is_core, started
 from vllm.logging_utils.dump_input import dump_engine_exception
 
-from jobs.errors import ConfigurationError
+from jobs.errors import ConfigurationError, EngineFatal, RequestRejected
 from workers.engines import vllm_processes
+from workers.engines.vllm import VllmEngine
 
 CANARY = "kakapo"
 
@@ -38,6 +39,30 @@ def test_an_argument_that_vllm_does_not_have_is_its_own_word(capsys: pytest.Capt
 
 def test_a_setting_that_the_model_does_not_allow_is_told() -> None:
     assert "1000000" in refusal(model=str(CHECKPOINTS / "smollm2"), context_tokens=1_000_000)
+
+
+def test_the_tables_for_schemas_are_made_before_the_worker_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else everybody waits for them when the first row with a schema comes."""
+    asked, serve = [], VllmEngine._serve
+
+    async def noted(engine: Any, endpoint: str, request: Any) -> Any:
+        answer = await serve(engine, endpoint, request)
+        asked.append((request.response_format.type, answer.choices[0].finish_reason))
+        return answer
+
+    async def failing(engine: Any, _endpoint: str, _request: Any) -> Any:
+        raise engine.failure
+
+    monkeypatch.setattr(VllmEngine, "_serve", noted)
+    with started(model=str(CHECKPOINTS / "smollm2")) as subject:
+        ((kind, _),) = asked
+        assert kind == "json_schema"
+        monkeypatch.setattr(VllmEngine, "_serve", failing)
+        subject.engine.failure = RequestRejected("It cannot.")
+        subject.do(subject.engine._warm_up())
+        subject.engine.failure = EngineFatal()
+        with pytest.raises(EngineFatal):
+            subject.do(subject.engine._warm_up())
 
 
 class Request(SimpleNamespace):

@@ -3,6 +3,7 @@
 The API and the reconciler run in this environment, the workers in vLLM's own: `make test-vllm`.
 """
 
+import csv
 import json
 import os
 import subprocess
@@ -139,6 +140,33 @@ def test_a_batch_mixes_a_model_and_its_adapter(stack: services.Stack, worker: li
         assert bodies[f"row-{number}"]["model"] == names[number % 2]
     texts = {body["model"]: body["choices"][0]["message"]["content"] for body in bodies.values()}
     assert texts["smol"] != texts["smol-lora"]
+
+
+def test_the_preset_knows_how_sure_its_labels_are(
+    stack: services.Stack, worker: list[services.Process], tmp_path: Path
+) -> None:
+    """Log-probabilities beside a schema, from the engine to a column of the table."""
+    texts = ["I love this kettle.", "It broke on the first day.", f"A {CANARY} is a bird."]
+    table = tmp_path / "reviews.csv"
+    table.write_text("".join(f"{line}\n" for line in ("review", *texts)))
+    asked = ["--column", "review", "--labels", "good,bad", "--model", "smol", "--out", "labelled.csv"]
+    client = {"OPENAI_BASE_URL": stack.base_url, "OPENAI_API_KEY": stack.key(), "XDG_CONFIG_HOME": str(tmp_path)}
+    ran = subprocess.run(
+        [*promptmill("label"), table.name, *asked],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PROMPTMILL_")} | client,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    with (tmp_path / "labelled.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["review"] for row in rows] == texts
+    assert {row["label"] for row in rows} <= {"good", "bad"}
+    assert all(0 < float(row["label_confidence"]) <= 1 for row in rows)
+    assert not any(row["error"] for row in rows)
 
 
 def test_a_worker_without_its_checkpoint_says_so_in_a_line(stack: services.Stack, tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ import re
 import struct
 import sys
 from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from jobs import telemetry
 from jobs.errors import ConfigurationError, EngineError, RequestRejected
-from workers.engines import sandbox_child
+from workers.engines import sandbox_child, schemas
 
 log = telemetry.get_logger(__name__)
 
@@ -63,7 +64,7 @@ class Sandbox:
         vocabulary: how many tokens the engine's model has; 0: as many as the tokenizer.
         cpu_seconds: processor time of one compile.
         memory_bytes: address space of one compile, beyond what the waiting process has.
-        parallel: compiles at a time.
+        parallel: compiles at a time, of one tenant one fewer.
         remembered: verdicts that are kept.
     """
 
@@ -81,7 +82,9 @@ class Sandbox:
         self._model, self._vocabulary = model, vocabulary
         self._limits = sandbox_child.Limits(cpu_seconds, wall_seconds, memory_bytes)
         self._turns = asyncio.Semaphore(parallel)
-        self._tenants: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # One place is always left for the others.
+        self._share = max(1, parallel - 1)
+        self._tenants: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._remembered = remembered
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._asked: dict[bytes, asyncio.Task[Verdict]] = {}
@@ -107,7 +110,7 @@ class Sandbox:
             kind: `json` (a JSON schema), `regex` or `grammar` (EBNF).
             text: what the engine will be given.
             param: the parameter to blame.
-            tenant: who asks; one at a time of each, so that many slow texts of one hold up nobody else's.
+            tenant: who asks; none has all places at a time, so that many slow texts of one hold up nobody else's.
 
         Raises:
             RequestRejected: it cannot, or not within the limits.
@@ -131,7 +134,7 @@ class Sandbox:
     async def _verdict(self, kind: str, text: str, tenant: str) -> Verdict:
         if len(text) > MAX_TEXT_CHARS:
             return _LIMITS["memory"]
-        key = hashlib.sha256(f"{kind}\0{text}".encode()).digest()
+        key = _key(kind, text)
         if key in self._verdicts:
             self._verdicts.move_to_end(key)
             return self._verdicts[key]
@@ -150,7 +153,7 @@ class Sandbox:
             self._verdicts.popitem(last=False)
 
     async def _in_turn(self, kind: str, text: str, tenant: str) -> Verdict:
-        async with self._tenants.setdefault(tenant, asyncio.Lock()), self._turns:
+        async with self._tenants.setdefault(tenant, asyncio.Semaphore(self._share)), self._turns:
             return await self._compile(kind, text)
 
     async def _compile(self, kind: str, text: str) -> Verdict:
@@ -170,6 +173,12 @@ class Sandbox:
                     await self._child.end()
                 self._child = await _Child.start(self._model, self._vocabulary, self._limits)
             return self._child
+
+
+@lru_cache(maxsize=schemas.REMEMBERED)
+def _key(kind: str, text: str) -> bytes:
+    """Return what verdicts are kept by. Schemas that many rows have come as the same text, found here at once."""
+    return hashlib.sha256(f"{kind}\0{text}".encode()).digest()
 
 
 def _words(answer: dict[str, Any]) -> Verdict:

@@ -8,10 +8,12 @@ seconds for 3,000 alternatives or 2,500 properties, reads some keywords without 
 it cannot read to stderr, with the client's words in them.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -29,6 +31,10 @@ MAX_PATTERN_CHARS, MAX_PATTERN_COUNTS, MAX_PATTERN_COUNT = 200, 10, 1_000
 MAX_QUOTED_CHARS = 64
 # With references followed: a reference costs nothing, what it names is counted each time.
 MAX_CHOICES, REPETITION_CHOICES = 1_500, 50
+
+TOO_DEEP = f"the schema is nested deeper than {MAX_DEPTH} levels"
+# Schemas that are known to pass; 50 MB at most.
+REMEMBERED = 256
 
 TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
 ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator"}
@@ -67,14 +73,37 @@ def _check_llamacpp_node(node: Schema, types: list[str]) -> None:
 LLAMACPP = Profile(frozenset({"date", "time", "date-time", "uuid"}), _check_llamacpp_node)
 
 
-def check(schema: Schema, profile: Profile = LLAMACPP) -> None:
+def check(schema: Schema, profile: Profile = LLAMACPP) -> str:
     """Make sure that an engine can turn the schema into a grammar, soon, and will heed every word of it.
+
+    Rows of a batch have the same few schemas: what passed is known for a while, and the same text is returned.
+
+    Returns:
+        The schema as JSON.
 
     Raises:
         ValueError: it says why not.
     """
+    try:
+        content = msgspec.json.encode(schema)
+    except RecursionError:
+        # Far deeper; it is not read twice to say so.
+        content = b""
+    require(content != b"", TOO_DEEP)
+    return _checked(content, profile)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _checked(content: bytes, profile: Profile) -> str:
+    """Return the text; a problem is an exception, and none of those is kept."""
+    schema: Schema = msgspec.json.decode(content)
     nodes = list(_nodes(schema, 0))
-    require(len(msgspec.json.encode(schema)) <= MAX_BYTES, f"the schema is longer than {MAX_BYTES} bytes")
+    require(len(content) <= MAX_BYTES, f"the schema is longer than {MAX_BYTES} bytes")
+    _check_nodes(schema, nodes, profile)
+    return json.dumps(schema)
+
+
+def _check_nodes(schema: Schema, nodes: list[Schema], profile: Profile) -> None:
     for node in nodes:
         _check_node(node, profile)
     _check_references(schema, nodes)
@@ -95,7 +124,7 @@ def require(fits: bool, message: str) -> None:  # noqa: FBT001  reads as an asse
 
 def _nodes(node: Any, depth: int) -> Iterator[Schema]:  # noqa: ANN401  any JSON
     """Yield the schema and every schema in it."""
-    require(depth <= MAX_DEPTH, f"the schema is nested deeper than {MAX_DEPTH} levels")
+    require(depth <= MAX_DEPTH, TOO_DEEP)
     require(isinstance(node, dict), "every schema in it must be an object")
     yield node
     for child in _children(node):

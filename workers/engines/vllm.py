@@ -9,7 +9,9 @@ output a request, at its end.
 import asyncio
 import hashlib
 import hmac
+import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -36,6 +38,15 @@ log = telemetry.get_logger(__name__)
 # The most and the fewest tokens of the answer of the request now being handed over, as its client has them.
 _asked: ContextVar[tuple[int | None, int]] = ContextVar("asked", default=(None, 0))
 
+# What the first request of a model says. The answer is of no interest; a model without a chat template completes too.
+_FIRST_SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+_FIRST: Body = {
+    "prompt": "Yes or no? ",
+    "max_tokens": 4,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "first", "schema": _FIRST_SCHEMA}},
+}
+FIRST_SECONDS = 120
+
 Serve = Callable[[Any], Awaitable[Any]]
 
 
@@ -59,6 +70,8 @@ class VllmEngine:
         log.info("vllm_arguments", arguments={name: _shown(name, value) for name, value in arguments.items()})
         try:
             await self._load(vllm_arguments.words(arguments))
+            if self._settings.task == "generate":
+                await self._warm_up()
         except BaseException as error:
             await self.stop()
             if isinstance(error, ConfigurationError) or not isinstance(error, Exception | SystemExit):
@@ -83,10 +96,37 @@ class VllmEngine:
         await vllm_api.init_app_state(self.llm, state, given, await self.llm.get_supported_tasks())
         self._serving = _serving(state)
 
+    async def _warm_up(self) -> None:
+        """Answer one request with a schema for each replica; vLLM gives each the next.
+
+        For the first one an engine core makes its tables of the vocabulary, and the kernel that masks tokens is
+        compiled: with 262,144 tokens a second and a half, in which everybody would wait. A model that cannot do it is
+        served all the same.
+
+        Raises:
+            EngineFatal: the engine died of it.
+        """
+        began, body = time.monotonic(), {"model": self.models()[0], **_FIRST}
+        try:
+            async with asyncio.timeout(FIRST_SECONDS):
+                await asyncio.gather(*(self.run(COMPLETIONS, body) for _ in range(self._settings.replicas)))
+        except EngineFatal:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, rows without a schema may do well
+            log.warning("vllm_first_schema_failed", error=f"{type(error).__name__}: {error}")
+        else:
+            log.info("vllm_first_schema", seconds=round(time.monotonic() - began, 2))
+
     async def _guard(self, model: Any) -> None:
         """Start the sandbox, with the engine's tokenizer; vLLM has fetched it by now if it was not on disk."""
         self._sandbox = Sandbox(
-            Path(model.tokenizer), vocabulary=model.get_vocab_size(), cpu_seconds=self._settings.compile_seconds
+            Path(model.tokenizer),
+            vocabulary=model.get_vocab_size(),
+            cpu_seconds=self._settings.compile_seconds,
+            # They stand back behind the engine, which on a CPU takes all cores.
+            wall_seconds=5 * self._settings.compile_seconds,
+            # Each takes a core for seconds; the engine core and this process need some too.
+            parallel=max(2, len(os.sched_getaffinity(0)) // 4),
         )
         if self._settings.task == "generate":
             await self._sandbox.start()

@@ -1,7 +1,7 @@
 """The settings of the vLLM engine as arguments of `vllm serve`. Pure, but for the ranks of LoRA adapters on disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -10,6 +10,22 @@ from jobs.errors import ConfigurationError
 from jobs.settings import Vllm
 
 Arguments = dict[str, JsonValue]
+
+# What `docs/vllm-advisories.md` rests on: none of these is ever given to vLLM, and so none may be set by hand.
+NEVER = {
+    "trust-remote-code": "it runs code of the model's author",
+    "trust-request-chat-template": "clients could send programs",
+    "trust-request-mm-kwargs": "clients could set what images are read with",
+    "enable-prompt-embeds": "clients could send tensors",
+    "enable-mm-embeds": "clients could send tensors",
+    "allowed-local-media-path": "vLLM would read files that clients name",
+    "allowed-media-domains": "vLLM would fetch what clients name",
+    "kv-transfer-config": "processes would send each other pickles over the network",
+    "ec-transfer-config": "processes would send each other pickles over the network",
+    "kv-events-config": "what clients sent would be published on a socket",
+    "profiler-config": "it writes files while it serves",
+    "config": "it names further arguments, which nobody has seen",
+}
 
 # The ranks that vLLM has kernels for.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -23,14 +39,24 @@ def serve_arguments(settings: Vllm) -> Arguments:
     Those of `settings.arguments` win, written with `_` or with `-`. All names exist in vLLM 0.26, 0.31 and 0.33.
 
     Raises:
-        ConfigurationError: no model is set, or an adapter's folder holds none.
+        ConfigurationError: no model is set, an adapter's folder holds none, or an argument is one of `NEVER`.
     """
     if not settings.model:
         message = "There is no model: PROMPTMILL_WORKER__VLLM__MODEL names a checkpoint."
         raise ConfigurationError(message)
     given = _model(settings) | _speed(settings) | _places(settings) | _answers(settings) | _adapters(settings)
     further = {name.replace("_", "-").lstrip("-"): value for name, value in settings.arguments.items()}
+    _refuse(name for name, value in further.items() if value is not None and value is not False)
     return {name: value for name, value in (given | further).items() if value is not None}
+
+
+def _refuse(names: Iterable[str]) -> None:
+    """Raise `ConfigurationError` for the first that is in `NEVER`, also in part: vLLM's parser takes abbreviations."""
+    for name in names:
+        start = name.partition("=")[0].partition(".")[0].rstrip("+")
+        if found := next((each for each in NEVER if start and each.startswith(start)), None):
+            message = f"worker.vllm.arguments may not have '{found}': {NEVER[found]}."
+            raise ConfigurationError(message)
 
 
 def words(arguments: Arguments) -> list[str]:

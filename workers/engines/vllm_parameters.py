@@ -42,6 +42,9 @@ _EBNF_COMMENT = re.compile(r"(#|//).*$", re.MULTILINE)
 _PLACEHOLDER_KEY = re.compile(r"^(image|img|media|video|audio|vision|speech|boi|eoi|boa|eoa)_(\w+_)?(id|index)$")
 # Taken since clients send them all the same, or put in another way.
 _WITHOUT_EFFECT = {"user", "metadata", "store", "stream", "echo"}
+# What `request` hands on as it came: pydantic would look at each word of a schema again.
+_HANDED_ON: Any = {"response_format": {"json_schema": {"schema_"}}, "structured_outputs": {"json_"}}
+_LEFT_OUT: Any = dict.fromkeys(_WITHOUT_EFFECT, True) | _HANDED_ON
 
 
 @dataclass(frozen=True)
@@ -460,14 +463,15 @@ def constraints(asked: VllmChat | VllmCompletion) -> list[Constraint]:
 
 def _of_format(form: ResponseFormat | None) -> Iterator[Constraint]:
     if form and form.json_schema and form.type == "json_schema":
-        yield Constraint("json", json.dumps(form.json_schema.schema_), "response_format.json_schema")
+        text = schemas.check(form.json_schema.schema_, xgrammar_schemas.PROFILE)
+        yield Constraint("json", text, "response_format.json_schema")
 
 
 def _of_outputs(asked: StructuredOutputs | None) -> Iterator[Constraint]:
     if asked is None:
         return
     if asked.json_ is not None:
-        yield Constraint("json", json.dumps(asked.json_), "structured_outputs.json")
+        yield Constraint("json", schemas.check(asked.json_, xgrammar_schemas.PROFILE), "structured_outputs.json")
     if asked.choice is not None:
         yield Constraint("grammar", _choice_grammar(asked.choice), "structured_outputs.choice")
     if asked.regex is not None:
@@ -487,11 +491,20 @@ def request(asked: Asked) -> Body:
 
     The engine's side adds what no client may: `request_id`, `cache_salt`, `priority`.
     """
-    payload = asked.model_dump(by_alias=True, exclude_none=True, exclude=_WITHOUT_EFFECT)
+    payload = asked.model_dump(by_alias=True, exclude_none=True, exclude=_LEFT_OUT)
     if isinstance(asked, VllmChat) and payload.pop("max_tokens", None):
         # The old name; vLLM takes it too, and prefers the new one.
         payload["max_completion_tokens"] = asked.limit
-    if schema := payload.get("response_format", {}).get("json_schema"):
-        # vLLM wants a name, and does nothing with it.
-        schema.setdefault("name", "output")
+    if isinstance(asked, VllmChat | VllmCompletion):
+        _hand_on(asked, payload)
     return payload
+
+
+def _hand_on(asked: VllmChat | VllmCompletion, payload: Body) -> None:
+    """Put in the schemas that were left out."""
+    if asked.response_format and (form := asked.response_format.json_schema):
+        payload["response_format"]["json_schema"]["schema"] = form.schema_
+        # vLLM wants a name, and does nothing with it.
+        payload["response_format"]["json_schema"].setdefault("name", "output")
+    if asked.structured_outputs and asked.structured_outputs.json_ is not None:
+        payload["structured_outputs"]["json"] = asked.structured_outputs.json_

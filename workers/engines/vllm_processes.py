@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 
+from jobs.errors import ConfigurationError
+
 # The worker's process id, for the processes below it.
 WORKER_VARIABLE = "MILL_WORKER_PID"
 PR_SET_PDEATHSIG = 1
@@ -26,7 +28,17 @@ _TALKATIVE = (
 
 
 def prepare() -> None:
-    """Set what vLLM reads from the environment when it is imported, where nobody has set it."""
+    """Set what vLLM reads from the environment when it is imported, where nobody has set it.
+
+    Raises:
+        ConfigurationError: this interpreter skips assertions, or vLLM's processes would take each other's pickles.
+    """
+    if not __debug__:
+        message = "A worker with vLLM does not run under python -O: some of vLLM's checks of requests are assertions."
+        raise ConfigurationError(message)
+    if os.environ.get("VLLM_ALLOW_INSECURE_SERIALIZATION", "0") != "0":
+        message = "A worker with vLLM does not run with VLLM_ALLOW_INSECURE_SERIALIZATION: a pickle runs code."
+        raise ConfigurationError(message)
     os.environ[WORKER_VARIABLE] = str(os.getpid())
     # Processes are started afresh: this one has threads, and a copy of it would inherit their locks.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")

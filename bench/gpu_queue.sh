@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# What to measure on a machine with two GPUs that is there for half an hour; the first lines matter most.
+#
+#   CUDA_VISIBLE_DEVICES=0 bench/gpu_queue.sh first results-0 &
+#   CUDA_VISIBLE_DEVICES=1 bench/gpu_queue.sh second results-1 &
+#
+# MODEL_27B, MODEL_1B, MODEL_270M: folders of Gemma 3, the first two as shapes with random weights; TEMPLATE: Gemma's chat
+# template, which shapes lack. PYTHON: of the API; WORKER_PYTHON: of vLLM. A step that fails is told, and the next one runs.
+set -u
+half=$1 out=$2
+PYTHON=${PYTHON:-.venv/bin/python} WORKER_PYTHON=${WORKER_PYTHON:-.venv-gpu/bin/python}
+cd "$(dirname "$0")/.." && mkdir -p "$out"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1
+
+step() { # NAME COMMAND...
+    local name=$1 began=$SECONDS
+    shift
+    "$@" >"$out/$name.log" 2>&1 || echo "$name failed: $out/$name.log"
+    echo "$name: $((SECONDS - began)) s"
+}
+service() { # NAME MODEL OPTION...
+    local name=$1 model=$2
+    shift 2
+    step "$name" "$PYTHON" bench/gpu.py --worker-python "$WORKER_PYTHON" --model "$model" --chat-template "$TEMPLATE" \
+        --out "$out/$name" "$@"
+}
+generate() { # NAME MODEL ROWS ARGUMENTS OPTION...
+    local name=$1 model=$2 rows=$3 arguments=$4
+    shift 4
+    step "$name" "$WORKER_PYTHON" bench/gpu_llm.py --model "$model" --chat-template "$TEMPLATE" --rows "$rows" \
+        --arguments "$arguments" "$@"
+}
+
+if [ "$half" = first ]; then
+    service 27b-fp8 "$MODEL_27B" --load-format dummy --quantization fp8 \
+        --scenarios G11-1:1600:2,G11-100:1600:2,G3-labelling:2000:2,G5:1000:1,G1:2000:2
+else
+    "$PYTHON" bench/shapes.py sharegpt 2400 >"$out/sharegpt.jsonl"
+    "$PYTHON" bench/shapes.py translation 2000 >"$out/translation.jsonl"
+    same='"load_format": "dummy", "max_model_len": 4096, "max_num_batched_tokens": 16384, "gpu_memory_utilization": 0.92'
+    generate 1b-generate "$MODEL_1B" "$out/sharegpt.jsonl" "{$same, \"max_num_seqs\": 1024}"
+    service 1b-one "$MODEL_1B" --load-format dummy --sequences 1024 --scenarios G4:2400:2
+    service 1b-three "$MODEL_1B" --load-format dummy --sequences 512 --workers 3 --memory-share 0.3 --scenarios G4:2400:2
+    service 270m "$MODEL_270M" --scenarios TEXTS:80
+    generate 270m-chat "$MODEL_270M" "$out/270m/questions.jsonl" '{"max_model_len": 4096}' --texts "$out/270m/chat.jsonl"
+    step 270m-same diff <(sort "$out/270m/texts.jsonl") <(sort "$out/270m/chat.jsonl")
+    generate 27b-generate "$MODEL_27B" "$out/translation.jsonl" "{$same, \"max_num_seqs\": 512, \"quantization\": \"fp8\"}"
+    step 27b-run-batch "$WORKER_PYTHON" bench/gpu_run_batch.py --model "$MODEL_27B" --rows "$out/translation.jsonl" \
+        --arguments "{\"load-format\": \"dummy\", \"quantization\": \"fp8\", \"max-model-len\": 4096, \"chat-template\": \"$TEMPLATE\"}"
+fi
