@@ -93,6 +93,7 @@ def _postgres(url: str | None) -> Iterator[Finding]:
     try:
         with psycopg.connect(url, connect_timeout=SECONDS, autocommit=True) as connection:
             yield _postgres_version(connection.info.server_version // 10_000)
+            yield _durability(connection)
             yield from _tables(connection)
     except psycopg.Error as error:
         mend = "Start it, or correct PROMPTMILL_DATABASE_URL."
@@ -103,6 +104,13 @@ def _postgres_version(version: int) -> Finding:
     if version < MADE_WITH_POSTGRES:
         return Finding("Postgres", "warning", f"version {version}", f"Made and tested with {MADE_WITH_POSTGRES}.")
     return Finding("Postgres", "ok", f"version {version}")
+
+
+def _durability(connection: "psycopg.Connection[tuple[object, ...]]") -> Finding:
+    row = connection.execute("SHOW fsync").fetchone()
+    if row == ("on",):
+        return Finding("durability", "ok", "fsync is on")
+    return Finding("durability", "warning", "fsync is off", "Switch it on: a power cut takes accepted work along.")
 
 
 def _tables(connection: "psycopg.Connection[tuple[object, ...]]") -> Iterator[Finding]:

@@ -40,6 +40,8 @@ _SESSION = {
 _OPTIONS = (
     "-c statement_timeout={statement}ms -c lock_timeout={lock}ms "
     "-c idle_in_transaction_session_timeout={idle}ms -c TimeZone=UTC "
+    # What is answered for is on disk, whatever the server's default is.
+    "-c synchronous_commit=on "
     # The server, too, finds out that a client's machine is gone, and gives back its locks.
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )

@@ -490,7 +490,7 @@ def test_estimate_says_rows_tokens_and_time(terminal: Terminal) -> None:
 def test_doctor_looks_at_everything_and_says_how_to_mend_it(terminal: Terminal, running: services.Stack) -> None:
     servers = {"PROMPTMILL_DATABASE_URL": running.database_url, "PROMPTMILL_REDIS_URL": running.redis_url}
     found = {each["name"]: each for each in terminal.json("doctor", ends=0, **servers)}
-    assert {"API", "models", "Postgres", "tables", "engine", "Redis", "GPU", "disk"} == set(found)
+    assert {"API", "models", "Postgres", "durability", "tables", "engine", "Redis", "GPU", "disk"} == set(found)
     assert all(found[name]["state"] == "ok" for name in ("API", "models", "Postgres", "tables", "engine", "Redis"))
     assert found["engine"]["found"] == "scripted: scripted"
     away = {"PROMPTMILL_REDIS_URL": "redis://127.0.0.1:1/0", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}

@@ -37,3 +37,10 @@ def test_tables_and_code_of_two_versions_are_told_apart(
     found = examined(tmp_path, database_url=plain)["tables"]
     assert found.state == "bad"
     assert mend in found.mend
+
+
+def test_a_server_that_would_lose_what_was_accepted_is_named(servers: services.Servers, tmp_path: Path) -> None:
+    # As the servers of these tests are, which nobody needs after a power cut.
+    found = examined(tmp_path, database_url=servers.database_url)["durability"]
+    assert found.state == "warning"
+    assert "fsync is off" in found.found and found.mend
