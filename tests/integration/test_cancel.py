@@ -128,7 +128,7 @@ def claimed(domain: Any, count: int) -> list[Lease]:
             lease = claims.claim_unhinted(
                 connection, Claimant("worker_1", ["scripted"], BATCH_ENDPOINTS, 3_600), hint_seconds=1
             )
-            assert lease and lease != "be_alone"
+            assert isinstance(lease, Lease)
             taken.append(lease)
     return taken
 

@@ -260,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         return Claimant("worker_2", ["scripted"], BATCH_ENDPOINTS, LEASE_SECONDS)
 
     def _claimed(self, lease: claims.Claimed, claimable: set[str]) -> Any:
-        assert lease != "be_alone", "everybody holds nothing else"
+        assert not isinstance(lease, claims.BeAlone), "everybody holds nothing else"
         assert (lease is None) == (not claimable)
         if lease is None:
             return multiple()
