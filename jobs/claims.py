@@ -53,7 +53,7 @@ _CLAIM = """
                  first.priority DESC, first.created_at, first.number
         LIMIT {candidates}
     ), wanted AS (
-        SELECT s.id, s.project_id, s.suspect_since IS NOT NULL AND NOT :alone AS held_back
+        SELECT s.id, s.project_id, s.lease_until, s.suspect_since IS NOT NULL AND NOT :alone AS held_back
         FROM shards s LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
         WHERE s.id = ANY(ARRAY(SELECT id FROM candidates) || CAST(:hinted AS text)) AND s.model = ANY(:models)
           AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now() AND {nobody_aboard}))
@@ -90,7 +90,8 @@ _CLAIM = """
            c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
            extract(epoch FROM b.expires_at - app_now())::float AS seconds_left,
            c.suspect_since IS NOT NULL AS is_suspect, c.model,
-           extract(epoch FROM app_now() - coalesce(
+           -- Of a lease that was not taken back, the end is that of the lease: no attempt says so yet.
+           extract(epoch FROM app_now() - coalesce(wanted.lease_until,
                (SELECT max(ended_at) FROM attempts WHERE shard_id = c.id), c.created_at))::float AS waited_seconds
     FROM wanted LEFT JOIN claimed c ON c.id = wanted.id LEFT JOIN batches b ON b.id = c.batch_id
 """
