@@ -12,8 +12,9 @@ raises the token first, so whoever lost a lease changes nothing, however late it
 counts (`app_now`); a worker measures the time since its last success with its own monotonic clock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -236,7 +237,8 @@ def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool)
     done = {(row.id, row.lease_token) for row in connection.execute(_ALREADY_DONE, held)} if uncertain else set()
     kept = [_fresh(connection, group, uncertain=uncertain) for group in groups if group.held in live]
     with db.driver(connection).cursor().copy(COPY_RESULTS) as copy:
-        copy.write(b"".join((pgcopy.HEADER, *(_pack(group) for group in kept), pgcopy.TRAILER)))
+        for piece in pgcopy.pieces(chain.from_iterable(map(_packed, kept))):
+            copy.write(piece)
     return dict.fromkeys(done, True) | _count(connection, kept)
 
 
@@ -250,15 +252,15 @@ def _fresh(connection: Connection, group: Written, *, uncertain: bool) -> Writte
     return Written(group.shard_id, group.token, group.batch_id, fresh)
 
 
-def _pack(group: Written) -> bytes:
+def _packed(group: Written) -> Iterator[bytes]:
     start = pgcopy.row_start(7) + pgcopy.field(group.batch_id.encode())
     token = pgcopy.int8(group.token)
-    packed: list[bytes] = []
     for outcome in group.outcomes:
         code = pgcopy.NULL if outcome.code is None else pgcopy.field(outcome.code.encode())
-        packed += (start, pgcopy.int4(outcome.line_no), pgcopy.boolean(outcome.is_error))
-        packed += (pgcopy.int2(outcome.status_code), code, token, pgcopy.field(outcome.content))
-    return b"".join(packed)
+        head = (start, pgcopy.int4(outcome.line_no), pgcopy.boolean(outcome.is_error), pgcopy.int2(outcome.status_code))
+        yield b"".join((*head, code, token, pgcopy.pack_length(len(outcome.content))))
+        # By itself: it may be long.
+        yield outcome.content
 
 
 def _count(connection: Connection, groups: Sequence[Written]) -> dict[Held, bool]:

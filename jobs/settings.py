@@ -415,6 +415,9 @@ class Worker(_Section):
     """Longest time an outcome waits for its transaction, seconds."""
     max_unwritten: Count = 4_096
     """Outcomes that may wait for Postgres before no new request is started."""
+    max_unwritten_bytes: Bytes = 256_000_000
+    """Bytes of outcomes that may wait for Postgres before no new request is started: embeddings and long answers fill
+    the memory long before `max_unwritten` are there. Answers of requests that run by then come on top."""
     llamacpp: LlamaCpp = LlamaCpp()
     """The llama.cpp engine."""
     vllm: Vllm = Vllm()

@@ -51,7 +51,7 @@ LAST_WORDS_SECONDS = 5.0
 ROOM_SECONDS = 0.05
 # How often a worker that waits to be alone with a suspect asks for it: it stays reserved for ten times as long.
 ASK_AGAIN_SECONDS = 1.0
-# How long no hint is heard after Postgres did not take a claim.
+# How long no hint is heard and nothing claimed after Postgres did not take a claim, or outcomes.
 PAUSE_SECONDS = 5.0
 # A busy machine lets a thread wait in the middle of a transaction, though not for so long.
 LEAST_IDLE_SECONDS = 5.0
@@ -95,7 +95,7 @@ class Runtime:
         self._is_to_be_alone = False
         # Rows of those that the window does not know yet.
         self._coming: dict[leases.Held, int] = {}
-        # The last claim failed, since Postgres is away or full: no hint is heard before then (monotonic seconds).
+        # Postgres did not take the last claim, or outcomes: nothing is claimed before then (monotonic seconds).
         self._paused_until = 0.0
 
     def start(self) -> None:
@@ -181,6 +181,7 @@ class Runtime:
             self._loop,
             size=capacity + min(capacity, options.waiting_requests),
             max_unwritten=options.max_unwritten,
+            max_unwritten_bytes=options.max_unwritten_bytes,
             request_timeout_seconds=options.request_timeout_seconds,
             max_answer_bytes=options.max_answer_bytes,
             sink=lambda *item: self._writer.put(*item),  # noqa: PLW0108  the writer is made below
@@ -192,8 +193,10 @@ class Runtime:
             self._database,
             flush_outcomes=options.flush_outcomes,
             flush_seconds=options.flush_seconds,
+            patience_seconds=self._settings.shards.lease_seconds,
             written=self._window.written,
             lost=lambda run: self._window.end(run, Ending.LOST, abort=True),
+            trouble=self._pause_claims,
         )
         self._keeper = LeaseKeeper(
             self._heartbeats,
@@ -277,8 +280,11 @@ class Runtime:
     def _wait_for_room(self, seconds: float = math.inf) -> None:
         until = time.monotonic() + seconds
         with self._freed:
-            while not (self._draining.is_set() or self._has_room() or time.monotonic() >= until):
+            while not (self._draining.is_set() or self._may_claim() or time.monotonic() >= until):
                 self._freed.wait(ROOM_SECONDS)
+
+    def _may_claim(self) -> bool:
+        return time.monotonic() >= self._paused_until and self._has_room()
 
     def _claim_if_needed(self, claim: Callable[[], Claimed]) -> Claimed:
         """Claim, unless the worker drains, or its engine died idle: the first row would be blamed for it."""
@@ -289,17 +295,22 @@ class Runtime:
         try:
             lease = claim()
         except Unavailable as error:
-            if not self._paused_until:
-                worker_metrics.CLAIM_PAUSES.inc()
-                worker_metrics.CLAIMS_PAUSED.set(1)
-                log.warning("claims_paused", error=db.reason(error))
-            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            self._pause_claims(error)
             return None
-        if self._paused_until:
+        # Not one that the writer began in the meantime.
+        if self._paused_until and time.monotonic() >= self._paused_until:
             worker_metrics.CLAIMS_PAUSED.set(0)
             log.info("claims_resumed")
-        self._paused_until = 0.0
+            self._paused_until = 0.0
         return lease
+
+    def _pause_claims(self, error: Exception) -> None:
+        """Claim nothing for a while. Any thread may call this."""
+        if not self._paused_until:
+            worker_metrics.CLAIM_PAUSES.inc()
+            worker_metrics.CLAIMS_PAUSED.set(1)
+            log.warning("claims_paused", error=db.reason(error))
+        self._paused_until = time.monotonic() + PAUSE_SECONDS
 
     def _claim(self, shard_id: str) -> Claimed:
         return self._claim_if_new_enough(
