@@ -2,7 +2,7 @@
 
     claim     queued (or lease ended)   lease_token + 1, lease_until = now + ttl
     renew     running, same token       lease_until = now + ttl; tells which batches stop
-    mark      running, same token       requests up to a line may be started from now on
+    mark      running, same token       requests up to a line may be started from now on; tells which batches stop
     write     running, same token       results and counters in one transaction; the last one makes the shard done
     release   running, same token       back to queued, or stopped when its batch is
     recover   lease ended               back to queued, by the reconciler; with rows aboard, `jobs.suspects` does it
@@ -12,9 +12,10 @@ raises the token first, so whoever lost a lease changes nothing, however late it
 counts (`app_now`); a worker measures the time since its last success with its own monotonic clock.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -63,9 +64,10 @@ class Lease:
 
 @dataclass(frozen=True)
 class Renewal:
-    """What a heartbeat learned of one lease. A lease without one is lost."""
+    """What a heartbeat or a mark learned of one lease. A lease without one is lost."""
 
     stopping: bool
+    """Its batch was cancelled, or its time is over: nothing more is to be started."""
 
 
 # Lines and results are looked up one by one, for the reason that `jobs.inputs` has: between the requests of a shard may
@@ -129,30 +131,39 @@ def renew(connection: Connection, held: Sequence[Held], *, lease_seconds: float)
         "tokens": [token for _, token in held],
         "lease_seconds": lease_seconds,
     }
-    return {(row.id, row.lease_token): Renewal(stopping=row.stopping) for row in connection.execute(_RENEW, values)}
+    return _renewals(connection.execute(_RENEW, values))
+
+
+def _renewals(rows: Iterable[Any]) -> dict[Held, Renewal]:
+    return {(row.id, row.lease_token): Renewal(stopping=row.stopping) for row in rows}
 
 
 # An attempt is open exactly as long as its lease counts: what ends the lease ends the attempt in the same transaction.
 _MARK = text(
     """
     WITH open AS (
-        SELECT a.shard_id, a.lease_token, mark.line FROM attempts a
+        SELECT a.shard_id, a.lease_token, mark.line,
+               b.status <> 'in_progress' OR b.expires_at <= app_now() AS stopping
+        FROM attempts a
         JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[]), CAST(:lines AS int[])) AS mark (id, token, line)
           ON a.shard_id = mark.id AND a.lease_token = mark.token
+        JOIN shards s ON s.id = a.shard_id JOIN batches b ON b.id = s.batch_id
         WHERE a.ended_at IS NULL ORDER BY a.shard_id FOR UPDATE OF a
+    ), moved AS (
+        UPDATE attempts a SET aboard_line = open.line
+        FROM open WHERE a.shard_id = open.shard_id AND a.lease_token = open.lease_token
+          AND NOT open.stopping AND open.line > coalesce(a.aboard_line, 0)
     )
-    UPDATE attempts a SET aboard_line = greatest(a.aboard_line, open.line)
-    FROM open WHERE a.shard_id = open.shard_id AND a.lease_token = open.lease_token
-    RETURNING a.shard_id, a.lease_token
+    SELECT shard_id AS id, lease_token, stopping FROM open
     """
 )
 
 
-def mark(connection: Connection, lines: Mapping[Held, int]) -> set[Held]:
-    """Record how far requests may be started, as a line for each lease. Return the leases that still count.
+def mark(connection: Connection, lines: Mapping[Held, int]) -> dict[Held, Renewal]:
+    """Record how far requests may be started, as a line for each lease, unless its batch stops.
 
-    A request is started only after its mark is committed: whoever finds a lease that ended badly knows by it which
-    requests the engine may have had aboard.
+    Those missing from the answer are lost. A request is started only after its mark is committed: whoever finds a lease
+    that ended badly knows by it which requests the engine may have had aboard.
     """
     held = list(lines)
     values = {
@@ -160,7 +171,7 @@ def mark(connection: Connection, lines: Mapping[Held, int]) -> set[Held]:
         "tokens": [token for _, token in held],
         "lines": list(lines.values()),
     }
-    return {(row.shard_id, row.lease_token) for row in connection.execute(_MARK, values)}
+    return _renewals(connection.execute(_MARK, values))
 
 
 @dataclass(frozen=True)

@@ -320,8 +320,8 @@ class Machine(RuleBasedStateMachine):
         if holder.lines:
             line = holder.lines[:count][-1]
             with db.transaction(self.domain.engine) as connection:
-                live = leases.mark(connection, {holder.lease.held: line})
-            assert (holder.lease.held in live) == self.model.mark(holder.lease.held, line)
+                renewal = leases.mark(connection, {holder.lease.held: line}).get(holder.lease.held)
+            assert (renewal and not renewal.stopping) == self.model.mark(holder.lease.held, line)
 
     def die(self, holder: Holder, count: int) -> None:
         """The engine dies of rows that it has aboard, and the worker says so as its last words."""

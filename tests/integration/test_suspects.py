@@ -15,7 +15,7 @@ GRACE_SECONDS = 60
 
 def mark(domain: Any, lease: Lease, line: int) -> set[leases.Held]:
     with db.transaction(domain.engine) as connection:
-        return leases.mark(connection, {lease.held: line})
+        return set(leases.mark(connection, {lease.held: line}))
 
 
 def died(domain: Any, lease: Lease, started: int) -> str | None:
