@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from jobs.leases import Lease
+from jobs.leases import NOBODY_ABOARD, Lease
 
 # Shards that are looked at: more than workers that claim at the same moment.
 _CANDIDATES = 32
@@ -95,12 +95,6 @@ _CLAIM = """
                (SELECT max(ended_at) FROM attempts WHERE shard_id = c.id), c.created_at))::float AS waited_seconds
     FROM wanted LEFT JOIN claimed c ON c.id = wanted.id LEFT JOIN batches b ON b.id = c.batch_id
 """
-# Else rows may have died with their engine: the reconciler takes such a lease back, and looks into it.
-_NOBODY_ABOARD = """
-    s.suspect_since IS NULL AND NOT EXISTS (
-        SELECT FROM attempts a
-        WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
-"""
 _IS_OPEN = """
     (SELECT b.status = 'in_progress' AND b.expires_at > app_now() AND b.endpoint = ANY(:endpoints)
      FROM batches b WHERE b.id = s.batch_id)
@@ -117,7 +111,7 @@ def _statement(may_run: str) -> TextClause:
             may_run=may_run,
             is_open=_IS_OPEN,
             is_free=_IS_FREE,
-            nobody_aboard=_NOBODY_ABOARD,
+            nobody_aboard=NOBODY_ABOARD,
             candidates=_CANDIDATES,
             reserved_seconds=_RESERVED_SECONDS,
         )

@@ -12,7 +12,7 @@ raises the token first, so whoever lost a lease changes nothing, however late it
 counts (`app_now`); a worker measures the time since its last success with its own monotonic clock.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -126,12 +126,12 @@ _RENEW = text(
 
 def renew(connection: Connection, held: Sequence[Held], *, lease_seconds: float) -> dict[Held, Renewal]:
     """Extend the leases `held`. Those missing from the answer are lost."""
-    values = {
-        "ids": [shard_id for shard_id, _ in held],
-        "tokens": [token for _, token in held],
-        "lease_seconds": lease_seconds,
-    }
-    return _renewals(connection.execute(_RENEW, values))
+    return _renewals(connection.execute(_RENEW, _columns(held) | {"lease_seconds": lease_seconds}))
+
+
+def _columns(held: Collection[Held]) -> dict[str, Any]:
+    """Return leases as the statements take them."""
+    return {"ids": [shard_id for shard_id, _ in held], "tokens": [token for _, token in held]}
 
 
 def _renewals(rows: Iterable[Any]) -> dict[Held, Renewal]:
@@ -165,13 +165,7 @@ def mark(connection: Connection, lines: Mapping[Held, int]) -> dict[Held, Renewa
     Those missing from the answer are lost. A request is started only after its mark is committed: whoever finds a lease
     that ended badly knows by it which requests the engine may have had aboard.
     """
-    held = list(lines)
-    values = {
-        "ids": [shard_id for shard_id, _ in held],
-        "tokens": [token for _, token in held],
-        "lines": list(lines.values()),
-    }
-    return _renewals(connection.execute(_MARK, values))
+    return _renewals(connection.execute(_MARK, _columns(lines) | {"lines": list(lines.values())}))
 
 
 @dataclass(frozen=True)
@@ -243,7 +237,7 @@ def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool)
         uncertain: an earlier try of the same groups may have been committed (its COMMIT got no answer), so outcomes
             that are there already are left out.
     """
-    held = {"ids": [group.shard_id for group in groups], "tokens": [group.token for group in groups]}
+    held = _columns([group.held for group in groups])
     live = {(row.id, row.lease_token) for row in connection.execute(_LOCK, held)}
     done = {(row.id, row.lease_token) for row in connection.execute(_ALREADY_DONE, held)} if uncertain else set()
     kept = [_fresh(connection, group, uncertain=uncertain) for group in groups if group.held in live]
@@ -278,7 +272,7 @@ def _count(connection: Connection, groups: Sequence[Written]) -> dict[Held, bool
     """Add up what was written, and end the attempts whose shards are done; return, by lease, whether they are."""
     sums = [_sums(group) for group in groups]
     values = {name: [each[name] for each in sums] for name in (sums[0] if sums else ())}
-    held = {"ids": [group.shard_id for group in groups], "tokens": [group.token for group in groups]}
+    held = _columns([group.held for group in groups])
     rows = connection.execute(_COUNT, held | values) if groups else ()
     return {(row.id, row.lease_token): row.done for row in rows}
 
@@ -316,13 +310,16 @@ def release(connection: Connection, shard_id: str, token: int) -> str | None:
     return str(state)
 
 
-_RECOVER = text(
-    """
+# Of a shard `s`. Else rows may have died with their engine, and `jobs.suspects` looks into it.
+NOBODY_ABOARD = """
+    s.suspect_since IS NULL AND NOT EXISTS (
+        SELECT FROM attempts a
+        WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
+"""
+_RECOVER = """
     WITH over AS (
         SELECT s.id FROM shards s
-        WHERE s.state = 'running' AND s.lease_until < app_now() AND s.suspect_since IS NULL AND NOT EXISTS (
-            SELECT FROM attempts a
-            WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
+        WHERE s.state = 'running' AND s.lease_until < app_now() AND {nobody_aboard}
         ORDER BY s.id FOR UPDATE OF s SKIP LOCKED
     ), ended AS (
         UPDATE shards s
@@ -335,10 +332,9 @@ _RECOVER = text(
         FROM ended WHERE a.shard_id = ended.id AND a.lease_token = ended.lease_token AND a.ended_at IS NULL
     )
     SELECT id FROM ended
-    """
-)
+"""
 
 
 def recover(connection: Connection) -> list[str]:
     """Take back every lease that has ended with nothing aboard; return the shards. `jobs.suspects` has the others."""
-    return list(connection.execute(_RECOVER).scalars())
+    return list(connection.execute(text(_RECOVER.format(nobody_aboard=NOBODY_ABOARD))).scalars())
