@@ -27,12 +27,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from jobs import alive, breakers, claims, db, fleet, ids, leases, lifecycle, metrics, suspects, telemetry, tracing
+from jobs import alive, breakers, claims, db, fleet, ids, leases, suspects, telemetry, tracing
 from jobs.claims import BeAlone, Claimant, Claimed
 from jobs.errors import ConfigurationError, EngineFatal, Unavailable
 from jobs.leases import Lease
 from jobs.settings import Settings
 from workers import endpoints, engines, revisions, worker_metrics
+from workers.ends import end_if_over
 from workers.engines.base import PROBES
 from workers.images.resolver import READERS, Resolver
 from workers.keeper import LeaseKeeper
@@ -442,19 +443,11 @@ class Runtime:
 
         Also after a lease was lost: it may still be ours by the database's clock, and where it is not, nothing happens.
         """
-        lease, retention, started = run.lease, self._settings.retention, time.monotonic()
+        lease, retention = run.lease, self._settings.retention
         try:
             if run.ending is not Ending.DONE:
                 db.retrying(self._database, lambda connection: self._give_back(connection, run), point="release_shard")
-            ended = db.retrying(
-                self._database,
-                lambda connection: lifecycle.end(connection, lease.batch_id, retention),
-                point="settle_batch",
-            )
-            if ended:
-                log.info("batch_ended", status=str(ended.status))
-                metrics.count_batch(ended.status, ended.state_seconds)
-                tracing.note("finalize", lease.batch_id, time.monotonic() - started, status=str(ended.status))
+            end_if_over(self._database, lease.batch_id, retention, point="settle_batch")
         except Unavailable as error:
             # The reconciler does both.
             log.warning("not_handed_back", shard_id=lease.shard_id, error=db.reason(error))
