@@ -136,7 +136,8 @@ class Retention(_Section):
     unfinished_upload_seconds: Seconds = 3_600
     """When the rows of an upload that never ended are removed, seconds; parts this long after their upload expired."""
     model_memory_seconds: Seconds = 86_400
-    """A model stays known this long after a worker last served it, seconds: a worker that restarts fails no batch."""
+    """A model stays known this long after a worker last served it, seconds: a worker that restarts fails no batch. As
+    long is kept that an engine failed on a host."""
 
 
 class Reconciler(_Section):

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from jobs import (
     alive,
+    breakers,
     db,
     dispatch,
     idempotency,
@@ -84,6 +85,7 @@ class Reconciler:
             self._sweep_files,
             self._forget_calls,
             self._forget_messages,
+            self._forget_breakers,
         )
 
     @contextmanager
@@ -168,6 +170,10 @@ class Reconciler:
     def _forget_messages(self) -> None:
         with db.transaction(self._database, point="forget_messages") as connection:
             outbox.forget(connection, keep_seconds=self._settings.webhooks.keep_seconds)
+
+    def _forget_breakers(self) -> None:
+        with db.transaction(self._database, point="forget_breakers") as connection:
+            breakers.forget(connection, keep_seconds=self._settings.retention.model_memory_seconds)
 
     def _sweep_files(self) -> None:
         swept = 0
