@@ -152,6 +152,11 @@ class Window:
         """Start no more rows of a shard. With `abort`, end the running ones too."""
         self._loop.call_soon_threadsafe(self._end, run, ending, abort)
 
+    def let_go(self, *, abort: bool) -> None:
+        """Start no more rows of any shard; as `end`."""
+        for run in self.runs():
+            self.end(run, Ending.LET_GO, abort=abort)
+
     async def unmarked(self) -> dict[ShardRun, int]:
         """Return how far the marks of shards should reach by now, as lines. Runs on the loop.
 
