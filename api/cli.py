@@ -7,7 +7,7 @@ Commands of other packages are found as entry points of the group `promptmill.co
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from sqlalchemy.exc import ProgrammingError
 
+from api import extras, printing
 from api.healthy import Process
+from api.printing import Json, out
 from jobs import settings
 from jobs.errors import PromptmillError, Unavailable
 from jobs.events import EventType
@@ -43,7 +43,6 @@ webhook_commands = typer.Typer(help="Receivers that are told when batches end.",
 app.add_typer(webhook_commands, name="webhooks")
 worker_commands = typer.Typer(help="Workers, and the oldest version that may work.", no_args_is_help=True)
 app.add_typer(worker_commands, name="workers")
-out = Console()
 err = Console(stderr=True)
 
 
@@ -96,12 +95,16 @@ def serve() -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(*, json: Json = False) -> None:
     """Bring the tables to the newest state. Safe to run twice, and by two at once."""
     from alembic import command
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
-    command.upgrade(Config(ROOT / "alembic.ini"), "head")
+    config = Config(ROOT / "alembic.ini")
+    command.upgrade(config, "head")
+    if json:
+        printing.as_json({"revision": ScriptDirectory.from_config(config).get_current_head()})
 
 
 @app.command()
@@ -110,32 +113,42 @@ def secrets(
     *,
     postgres_host: Annotated[str, typer.Option(help="Postgres, as the processes reach it.")] = "postgres",
     redis_host: Annotated[str, typer.Option(help="Valkey, as the processes reach it.")] = "valkey",
+    json: Json = False,
 ) -> None:
     """Make the secrets of a deployment, a file for each. What is there already stays as it is."""
     from api.stack import secret_files
 
-    for name in secret_files.ensure(folder, postgres_host, redis_host):
-        out.print(f"{folder}/{name}", highlight=False, soft_wrap=True)
+    made = [f"{folder}/{name}" for name in secret_files.ensure(folder, postgres_host, redis_host)]
+    if json:
+        printing.as_json({"made": made})
+        return
+    for path in made:
+        out.print(path, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
 def users(
     files: Annotated[list[Path], typer.Argument(help="The URL of a process each, as `promptmill secrets` makes them.")],
+    *,
+    json: Json = False,
 ) -> None:
     """Let the processes log in to Postgres, each as its own user. After `migrate`, as a superuser; repeatable."""
     from api.stack import secret_files
 
     administrator = settings.load().database_url.get_secret_value()
-    for user in secret_files.let_processes_in(administrator, files):
-        out.print(f"{user} may log in.", highlight=False)
+    let_in = secret_files.let_processes_in(administrator, files)
+    printing.result({"users": let_in}, "\n".join(f"{user} may log in." for user in let_in), json=json)
 
 
 @app.command()
-def healthy(process: Annotated[Process, typer.Argument(help="Which one runs here.")]) -> None:
+def healthy(process: Annotated[Process, typer.Argument(help="Which one runs here.")], *, json: Json = False) -> None:
     """Tell whether a process on this machine does its work: for health checks. Ends with 1 if it does not."""
     from api.healthy import is_healthy
 
-    if not is_healthy(settings.load(), process):
+    works = is_healthy(settings.load(), process)
+    if json:
+        printing.as_json({"process": process, "healthy": works})
+    if not works:
         _fail(f"{process} does not do its work.")
 
 
@@ -174,19 +187,6 @@ def conformance(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; into a pipe, lines with tabs. Nothing is cut off."""
-    if not out.is_terminal:
-        sys.stdout.writelines("\t".join(row) + "\n" for row in (names, *rows))
-        return
-    table = Table()
-    for name in names:
-        table.add_column(name, overflow="fold", no_wrap=name == "id")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    out.print(table)
-
-
 @key_commands.command("create")
 def create_key(
     *,
@@ -194,6 +194,7 @@ def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     scope: Annotated[list[Scope] | None, typer.Option(help="What it may do; repeatable. All, if not given.")] = None,
     days: Annotated[float | None, typer.Option(max=36_500, help="Days until it expires. Never, if not given.")] = None,
+    json: Json = False,
 ) -> None:
     """Make an API key and print it. It is shown this once."""
     from api import admin
@@ -201,26 +202,32 @@ def create_key(
     lifetime = None if days is None else timedelta(days=days)
     scopes = scope or [Scope.EVERYTHING]
     key = admin.create_key(_configuration(), project=project, name=name, scopes=scopes, lifetime=lifetime)
-    sys.stdout.write(key + "\n")
+    printing.result({"key": key, "project": project, "name": name, "scopes": scopes}, key, json=json)
 
 
 @key_commands.command("list")
-def list_keys() -> None:
+def list_keys(*, json: Json = False) -> None:
     """List the API keys, without their secrets."""
     from api import admin
 
     keys = admin.list_keys(_configuration())
+    if json:
+        printing.as_json([asdict(key) for key in keys])
+        return
     cells = [(key.id, key.name, key.project, key.scopes, key.created_at, key.expires_at, key.state) for key in keys]
-    _show(["id", "name", "project", "scopes", "created", "expires", "state"], cells)
+    printing.table(["id", "name", "project", "scopes", "created", "expires", "state"], cells)
 
 
 @key_commands.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="The key, or its id as `keys list` shows it.")]) -> None:
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key, or its id as `keys list` shows it.")], *, json: Json = False
+) -> None:
     """Make an API key useless, at once."""
     from api import admin
 
     admin.revoke_key(_configuration(), key_id)
-    out.print("Revoked.")
+    # Not which one: it may be the key itself that was named.
+    printing.result({"revoked": True}, "Revoked.", json=json)
 
 
 @app.command()
@@ -228,13 +235,17 @@ def audit(
     *,
     project: Annotated[str | None, typer.Option(help="Its name. All projects, if not given.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    json: Json = False,
 ) -> None:
     """Show who did what: keys made and revoked, what was cancelled and deleted. The newest come last."""
     from api import admin
 
     deeds = admin.list_deeds(_configuration(), project, limit)
+    if json:
+        printing.as_json([asdict(deed) for deed in deeds])
+        return
     cells = [(deed.at, deed.actor, deed.action, deed.project, deed.object_id) for deed in deeds]
-    _show(["at", "who", "what", "project", "id"], cells)
+    printing.table(["at", "who", "what", "project", "id"], cells)
 
 
 Limit = Annotated[int | None, typer.Option(min=-1, help="-1: as the setting has it.")]
@@ -250,6 +261,7 @@ def limit_project(
     max_open_requests: Limit = None,
     max_enqueued_tokens: Limit = None,
     calls_per_minute: Limit = None,
+    json: Json = False,
 ) -> None:
     """Set quotas of a project, from the next call on. What is not named stays as it is."""
     from api import admin
@@ -267,17 +279,20 @@ def limit_project(
         message = "No limit is named."
         raise typer.BadParameter(message)
     admin.limit_project(_configuration(), project, limits)
-    out.print("Done.")
+    printing.result({"name": project, **limits}, "Done.", json=json)
 
 
 @project_commands.command("list")
-def list_projects() -> None:
+def list_projects(*, json: Json = False) -> None:
     """List the projects and their own quotas."""
     from api import admin
 
     rows = admin.list_projects(_configuration())
+    if json:
+        printing.as_json(rows)
+        return
     cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
-    _show(list(rows[0]) if rows else ["name"], cells)
+    printing.table(list(rows[0]) if rows else ["name"], cells)
 
 
 Project = Annotated[str, typer.Option(help="Whose batches.")]
@@ -291,25 +306,31 @@ def create_webhook(
     project: Project = "default",
     name: Annotated[str, typer.Option(help="What the endpoint is for.")] = "",
     event: Annotated[list[EventType] | None, typer.Option(help="What it is told; may be repeated. All.")] = None,
+    json: Json = False,
 ) -> None:
     """Register a receiver and print its secret. It is shown this once."""
     from api import admin
     from jobs.protocol import WebhookEndpointCreate
 
     new = WebhookEndpointCreate(url=url, name=name, event_types=event or list(EventType))
-    sys.stdout.write(admin.create_webhook(_configuration(), project, new).signing_secret + "\n")
+    endpoint = admin.create_webhook(_configuration(), project, new)
+    printing.result(endpoint.model_dump(mode="json"), endpoint.signing_secret, json=json)
 
 
 @webhook_commands.command("list")
-def list_webhooks(*, project: Project = "default") -> None:
+def list_webhooks(*, project: Project = "default", json: Json = False) -> None:
     """List the receivers of a project, without their secrets."""
     from api import admin
 
+    listed = admin.list_webhooks(_configuration(), project)
+    if json:
+        printing.as_json([each.model_dump(mode="json") for each in listed])
+        return
     cells = [
         (each.id, each.name, each.url, ", ".join(each.event_types), "no" if each.disabled_at else "yes")
-        for each in admin.list_webhooks(_configuration(), project)
+        for each in listed
     ]
-    _show(["id", "name", "url", "events", "works"], cells)
+    printing.table(["id", "name", "url", "events", "works"], cells)
 
 
 @webhook_commands.command("rotate")
@@ -318,46 +339,52 @@ def rotate_webhook(
     *,
     project: Project = "default",
     at_once: Annotated[bool, typer.Option("--at-once", help="The old secret does not sign for another day.")] = False,
+    json: Json = False,
 ) -> None:
     """Give a receiver a new secret and print it."""
     from api import admin
 
     endpoint = admin.rotate_webhook(_configuration(), project, endpoint_id, keep_old=not at_once)
-    sys.stdout.write(endpoint.signing_secret + "\n")
+    printing.result(endpoint.model_dump(mode="json"), endpoint.signing_secret, json=json)
 
 
 @webhook_commands.command("new-key")
-def new_webhook_key() -> None:
+def new_webhook_key(*, json: Json = False) -> None:
     """Print a new key: a line for the end of webhooks.key_file. `seal` then seals all secrets with it."""
     from jobs import vault
 
-    sys.stdout.write(vault.new_key() + "\n")
+    key = vault.new_key()
+    printing.result({"key": key}, key, json=json)
 
 
 @webhook_commands.command("seal")
-def seal_webhooks() -> None:
+def seal_webhooks(*, json: Json = False) -> None:
     """Seal the secrets of all receivers with the newest key; older keys are not needed any more."""
     from api import admin
 
-    out.print(f"Sealed the secrets of {admin.seal_webhooks(_configuration())} receivers.")
+    sealed = admin.seal_webhooks(_configuration())
+    printing.result({"sealed": sealed}, f"Sealed the secrets of {sealed} receivers.", json=json)
 
 
 @webhook_commands.command("delete")
-def delete_webhook(endpoint_id: EndpointId, *, project: Project = "default") -> None:
+def delete_webhook(endpoint_id: EndpointId, *, project: Project = "default", json: Json = False) -> None:
     """Delete a receiver: nothing is sent to it any more."""
     from api import admin
 
     admin.delete_webhook(_configuration(), project, endpoint_id)
-    out.print("Deleted.")
+    printing.result({"id": endpoint_id, "deleted": True}, "Deleted.", json=json)
 
 
 @worker_commands.command("list")
-def list_workers() -> None:
+def list_workers(*, json: Json = False) -> None:
     """List the workers that were seen lately, with what exactly each one runs."""
     from api import admin
 
     seen = admin.list_workers(_configuration())
-    _show(
+    if json:
+        printing.as_json([asdict(each) for each in seen])
+        return
+    printing.table(
         ["id", "host", "version", "engine", "models", "revision", "state"],
         [[each.id, each.host, each.version, each.engine, each.models, each.revision, each.state] for each in seen],
     )
@@ -366,12 +393,16 @@ def list_workers() -> None:
 @worker_commands.command("require")
 def require_version(
     version: Annotated[str, typer.Argument(help="The oldest version that may work, or `none`.")],
+    *,
+    json: Json = False,
 ) -> None:
     """Have workers of older versions drain and end, and start no more of them."""
     from api import admin
 
-    admin.require_version(_configuration(), None if version == "none" else version)
-    out.print(f"Workers must be of version {version}." if version != "none" else "Every version may work.")
+    wanted = None if version == "none" else version
+    admin.require_version(_configuration(), wanted)
+    text = "Every version may work." if wanted is None else f"Workers must be of version {wanted}."
+    printing.result({"version": wanted}, text, json=json)
 
 
 def _add_other_commands() -> None:
@@ -408,6 +439,10 @@ def main() -> None:
         _fail(error.message)
     except ProgrammingError as error:
         _fail(f"{error.orig}".splitlines()[0] + ". Has `promptmill migrate` been run?")
+    except ModuleNotFoundError as error:
+        if (reason := extras.missing(error)) is None:
+            raise
+        _fail(reason)
     except OSError as error:
         # A folder that is not there, a full disk.
         _fail(str(error))

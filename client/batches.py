@@ -55,10 +55,14 @@ def submit(
         metadata: its metadata.
         key: with it both calls may be repeated: they make one file and one batch.
     """
-    headers = {"Idempotency-Key": key} if key else {}
+    headers = _headers(key)
     with path.open("rb") as file:
         uploaded = sdk.files.create(file=(path.name, file), purpose="batch", extra_headers=headers)
     return _create(sdk, uploaded.id, endpoint, window, metadata, headers)
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key} if key else {}
 
 
 def _create(
@@ -69,8 +73,22 @@ def _create(
     return sdk.batches.create(**asked, metadata=metadata, extra_headers=headers)
 
 
-def retry(sdk: OpenAI, batch: Batch) -> Batch:
+def retry(
+    sdk: OpenAI,
+    batch: Batch,
+    *,
+    window: str | None = None,
+    metadata: dict[str, str] | None = None,
+    key: str | None = None,
+) -> Batch:
     """Make a batch of the failed requests of another.
+
+    Args:
+        sdk: the server.
+        batch: the other one.
+        window: its completion window; the other one's, if not given.
+        metadata: its metadata. The server adds whose requests they are.
+        key: with it the call may be repeated: it makes one batch.
 
     Raises:
         InvalidRequest: it has not ended, or nothing failed.
@@ -81,7 +99,7 @@ def retry(sdk: OpenAI, batch: Batch) -> Batch:
     if batch.error_file_id is None:
         message = f"{batch.id} has no failed requests."
         raise InvalidRequest(message)
-    return _create(sdk, batch.error_file_id, batch.endpoint, batch.completion_window, None, {})
+    return _create(sdk, batch.error_file_id, batch.endpoint, window or batch.completion_window, metadata, _headers(key))
 
 
 def newest(sdk: OpenAI, limit: int) -> list[Batch]:
@@ -115,13 +133,23 @@ def download(sdk: OpenAI, batch: Batch, out: Path, errors: Path | None, *, parti
         PromptmillError: the connection broke again and again.
     """
     places = {"output": out, "errors": errors or out.with_suffix(f".errors{out.suffix}")}
-    files = result_files(batch, partial=partial)
-    if not files:
-        message = f"{batch.id} is {batch.status} and has no results."
-        raise InvalidRequest(message)
+    files = require_files(batch, partial=partial)
     for kind, file_id in files.items():
         if batch.status in TERMINAL:
             downloads.fetch(sdk, file_id, places[kind])
         else:
             downloads.fetch_partial(sdk, file_id, places[kind])
     return {"batch": batch.id, **{kind: str(places[kind]) for kind in files}}
+
+
+def require_files(batch: Batch, *, partial: bool) -> dict[str, str]:
+    """Return what `result_files` does.
+
+    Raises:
+        InvalidRequest: as there, or the batch has no results.
+    """
+    files = result_files(batch, partial=partial)
+    if not files:
+        message = f"{batch.id} is {batch.status} and has no results."
+        raise InvalidRequest(message)
+    return files

@@ -133,13 +133,15 @@ def download(
     if (join is None) != (key is None):
         message = "--join and --key go together."
         raise typer.BadParameter(message)
-    with _connected(base_url, api_key) as sdk:
-        target = out or Path(f"{batch_id}.{'csv' if join else 'jsonl'}")
-        batch = sdk.batches.retrieve(batch_id)
-        if join is not None and key is not None:
-            from client import joining, tables
+    target = out or Path(f"{batch_id}.{'csv' if join else 'jsonl'}")
+    table = None
+    if join is not None:
+        from client import joining, tables
 
-            table = tables.open_table(join, encoding=encoding, delimiter=delimiter)
+        table = tables.open_table(join, encoding=encoding, delimiter=delimiter)
+    with _connected(base_url, api_key) as sdk:
+        batch = sdk.batches.retrieve(batch_id)
+        if table is not None and key is not None:
             got = joining.download_joined(sdk, batch, table, key, target, force=force, partial=partial)
         else:
             got = batches.download(sdk, batch, target, errors, partial=partial)
@@ -214,7 +216,7 @@ def estimate(
 
     worker = settings.load(profile).worker if profile else None
     count, counted_by = estimating.counter(tokenizer, worker)
-    made = estimating.make(file, count, counted_by, answer_tokens, worker)
+    made = estimating.make(estimating.bodies(file), count, counted_by, answer_tokens, worker)
     show.as_json(asdict(made)) if json else show.estimate(made, profile)
 
 

@@ -1,6 +1,6 @@
-"""What a file of requests will take: rows, tokens, and time with a profile. Nothing is asked over the network."""
+"""What requests will take: rows, tokens, and time with a profile. Nothing is asked over the network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one file. Tokens of answers are the most that requests allow; if a length was named, that many for each."""
+    """Of requests. Tokens of answers are the most that requests allow; if a length was named, that many for each."""
 
     rows: int
     input_tokens: int
@@ -35,17 +35,19 @@ class Estimate:
     rows_at_once: int | None
     """How many average rows fit into the GPU of the profile; None without a profile, or where that is not known."""
     seconds: float | None
-    """With the profile's measured rate; None where none was measured."""
+    """With the profile's rate, measured with paragraphs to translate: no upper bound. None where none was measured."""
 
 
-def make(path: Path, count: Count, counted_by: str, answer_tokens: int | None, worker: Worker | None) -> Estimate:
-    """Return the estimate for a file.
-
-    Raises:
-        InvalidRequest: a line is no request.
-    """
+def make(
+    bodies: Iterable[dict[str, Any]],
+    count: Count,
+    counted_by: str,
+    answer_tokens: int | None,
+    worker: Worker | None,
+) -> Estimate:
+    """Return the estimate for the bodies of requests."""
     rows = prompts = answers = unlimited = 0
-    for body in _bodies(path):
+    for body in bodies:
         rows += 1
         prompts += _prompt_tokens(body, count)
         limit = answer_tokens or next((body[name] for name in ANSWER_LIMITS if body.get(name)), None)
@@ -57,7 +59,12 @@ def make(path: Path, count: Count, counted_by: str, answer_tokens: int | None, w
     return Estimate(rows, prompts, answers, unlimited, answer_tokens is not None, counted_by, at_once, seconds)
 
 
-def _bodies(path: Path) -> Iterator[dict[str, Any]]:
+def bodies(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the body of each request of a file.
+
+    Raises:
+        InvalidRequest: a line is no request.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():

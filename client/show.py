@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from client.estimating import Estimate
+    from client.presets.rehearsal import Rehearsal
 
 # Some rows failed, or were not run: the batch was cancelled or expired.
 EXIT_SOME_FAILED = 3
@@ -121,16 +122,25 @@ def batches(listed: Sequence[Batch]) -> None:
 
 def estimate(made: "Estimate", profile: str | None) -> None:
     """Print an estimate."""
-    pairs(
-        {
-            "rows": f"{made.rows:,}",
-            "tokens in": f"{made.input_tokens:,} (counted by {made.counted_by}; images are not counted)",
-            "tokens out": f"{made.answer_tokens:,} {'expected' if made.answer_tokens_named else 'at most'}"
-            + (f", and {made.rows_without_limit:,} rows without a limit" if made.rows_without_limit else ""),
-            "rows at once": made.rows_at_once,
-            "time": None if profile is None else _time(made, profile),
-        }
-    )
+    pairs({"rows": f"{made.rows:,}", **_estimated(made, profile)})
+
+
+def rehearsal(made: "Rehearsal", profile: str | None) -> None:
+    """Print what a run would ask for."""
+    counts = {"model": made.model, "rows": f"{made.rows:,}", "requests": f"{made.requests.rows:,}"}
+    pairs({**counts, **_estimated(made.requests, profile)})
+    if made.first_prompt is not None:
+        say(f"\nThe first prompt:\n\n{made.first_prompt}")
+
+
+def _estimated(made: "Estimate", profile: str | None) -> dict[str, object]:
+    return {
+        "tokens in": f"{made.input_tokens:,} (counted by {made.counted_by}; images are not counted)",
+        "tokens out": f"{made.answer_tokens:,} {'expected' if made.answer_tokens_named else 'at most'}"
+        + (f", and {made.rows_without_limit:,} rows without a limit" if made.rows_without_limit else ""),
+        "rows at once": made.rows_at_once,
+        "time": None if profile is None else _time(made, profile),
+    }
 
 
 def _time(made: "Estimate", profile: str) -> str:
@@ -138,4 +148,5 @@ def _time(made: "Estimate", profile: str) -> str:
         return "not known: name the length of answers with --answer-tokens"
     if made.seconds is None:
         return f"not known: nothing was measured with {profile}"
-    return f"{timedelta(seconds=round(made.seconds))} at most, if prompts are not much longer than answers"
+    time = timedelta(seconds=round(made.seconds))
+    return f"{time} at the rate measured for paragraphs to translate; long prompts or schemas take longer"

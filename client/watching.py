@@ -18,8 +18,8 @@ from jobs.states import TERMINAL
 POLL_SECONDS = 1.0
 # Without a terminal: a line when the state changes, and this often while rows end.
 LINE_SECONDS = 10.0
-# Failures are counted from the error file, which may be long.
-CODES_SECONDS = 10.0
+# Failures are counted from the error file, which may be long: not again before this, or so many times what it took.
+CODES_SECONDS, CODES_PAUSES = 10.0, 20
 # A server that is away for longer is not coming back by itself.
 PATIENCE_SECONDS = 600.0
 
@@ -85,7 +85,9 @@ class Watcher:
     clock: Callable[[], float] = time.monotonic
     pace: Pace = field(default_factory=Pace)
     codes: Counter[str] = field(default_factory=Counter)
-    _codes_at: float = float("-inf")
+    _codes_due: float = float("-inf")
+    _final: dict[str, Counter[str]] = field(default_factory=dict)
+    """The codes of batches that have ended, which are read once."""
     _answered_at: float = 0.0
 
     def run(self) -> list[Batch]:
@@ -117,11 +119,18 @@ class Watcher:
 
     def _count_codes(self) -> None:
         ended = all(batch.status in TERMINAL for batch in self.batches)
-        if ended or self.clock() - self._codes_at > CODES_SECONDS:
-            self.codes = Counter()
-            for batch in self.batches:
-                self.codes += results.failure_codes(self.sdk, batch)
-            self._codes_at = self.clock()
+        if ended or self.clock() >= self._codes_due:
+            began = self.clock()
+            self.codes = sum(map(self._codes_of, self.batches), Counter[str]())
+            self._codes_due = self.clock() + max(CODES_SECONDS, CODES_PAUSES * (self.clock() - began))
+
+    def _codes_of(self, batch: Batch) -> Counter[str]:
+        if batch.id in self._final:
+            return self._final[batch.id]
+        codes = results.failure_codes(self.sdk, batch)
+        if batch.status in TERMINAL:
+            self._final[batch.id] = codes
+        return codes
 
     def _failures(self, sight: Sight) -> str:
         if not sight.failed:

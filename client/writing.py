@@ -4,7 +4,7 @@ import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,7 +21,7 @@ from jobs.errors import InvalidRequest
 Filled = Iterable[tuple[Block, list[list[Any]]]]
 """Blocks, and the values of each added column for them."""
 # What a spreadsheet runs as a formula (CWE-1236; quotes do not help).
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 # Numbers begin like formulas and are none.
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*(?:[eE][+-]?[0-9]+)?")
 _ARROW = {str: pa.string(), float: pa.float64()}
@@ -32,8 +32,8 @@ def neutral(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA) and not _NUMBER.fullmatch(cell) else cell
 
 
-def check_out(path: Path, columns: Sequence[str]) -> None:
-    """Make sure that a table with these columns can be written there.
+def check_out(path: Path, table: Table) -> None:
+    """Make sure that this table can be written there, with columns added. Another file that is there is the caller's.
 
     Raises:
         InvalidRequest: it cannot; the message says why.
@@ -45,7 +45,10 @@ def check_out(path: Path, columns: Sequence[str]) -> None:
     if not path.absolute().parent.is_dir():
         message = f"There is no folder {path.absolute().parent}."
         raise InvalidRequest(message)
-    repeated = [name for name, count in Counter(columns).items() if count > 1]
+    if path.exists() and path.samefile(table.path):
+        message = f"{path} is the table that is read: name another one with --out."
+        raise InvalidRequest(message)
+    repeated = [name for name, count in Counter(table.columns).items() if count > 1]
     if repeated and kind in ("jsonl", "parquet"):
         message = f"{path}: each column needs a name of its own there, but the table repeats: {', '.join(repeated)}."
         raise InvalidRequest(message)

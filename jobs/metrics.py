@@ -43,6 +43,7 @@ DATABASE_ERRORS.labels("DiskFull")
 HINTS = Counter(
     "promptmill_hints_total", "Hints, `sent` one by one or `failed` together.", ["result"], registry=REGISTRY
 )
+HINTS.labels("failed")
 BATCHES = Counter(
     "promptmill_batches_total", "Batches that this process brought to their end.", ["status"], registry=REGISTRY
 )

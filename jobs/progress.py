@@ -165,39 +165,54 @@ def _message(content: bytes | memoryview) -> str:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A line, or its beginning."""
+
+    text: str
+    bytes: int
+    """Of the whole line."""
+    is_whole: bool
+
+
+@dataclass(frozen=True)
 class Opened:
     """One request and what came of it, as they are in the files."""
 
     custom_id: str
-    request: str | None
+    request: Words | None
     """None: the lines of its file are gone."""
-    result: str | None
+    result: Words | None
     """None: it has none yet."""
 
 
 _OPEN = text(
     """
-    SELECT q.custom_id,
-           (SELECT content FROM lines WHERE file_id = b.source_file_id AND line_no = q.line_no) AS request,
-           (SELECT content FROM results WHERE batch_id = b.id AND line_no = q.line_no) AS result
+    SELECT q.custom_id, substring(l.content FOR :most) AS request, octet_length(l.content) AS request_bytes,
+           substring(x.content FOR :most) AS result, octet_length(x.content) AS result_bytes
     FROM batches b JOIN requests q ON q.batch_id = b.id
+    LEFT JOIN lines l ON l.file_id = b.source_file_id AND l.line_no = q.line_no
+    LEFT JOIN results x ON x.batch_id = b.id AND x.line_no = q.line_no
     WHERE b.id = :batch_id AND b.project_id = :project_id AND q.line_no = :line_no
     """
 )
 
 
-def open_row(connection: Connection, project_id: str, batch_id: str, line_no: int) -> Opened:
-    """Return a request of a batch with its words.
+def open_row(connection: Connection, project_id: str, batch_id: str, line_no: int, *, most_bytes: int) -> Opened:
+    """Return a request of a batch with its words, up to `most_bytes` of each line: both may be far too long to show.
 
     Raises:
         NotFound: no such batch in this project, or it has no request on this line.
     """
-    asked = {"batch_id": batch_id, "project_id": project_id, "line_no": line_no}
+    asked = {"batch_id": batch_id, "project_id": project_id, "line_no": line_no, "most": most_bytes}
     if (row := connection.execute(_OPEN, asked).one_or_none()) is None:
         message = f"No request found on line {line_no} of batch '{batch_id}'."
         raise NotFound(message)
-    return Opened(row.custom_id, _words(row.request), _words(row.result))
+    return Opened(row.custom_id, _words(row.request, row.request_bytes), _words(row.result, row.result_bytes))
 
 
-def _words(content: bytes | None) -> str | None:
-    return None if content is None else bytes(content).decode("utf-8", "replace")
+def _words(content: bytes | None, size: int) -> Words | None:
+    if content is None:
+        return None
+    is_whole = len(content) == size
+    # The cut may have gone through a character.
+    return Words(bytes(content).decode("utf-8", "replace" if is_whole else "ignore"), size, is_whole)

@@ -6,23 +6,31 @@ from typing import Any
 
 import services
 from openai import InternalServerError, OpenAI
-from openai.types import Batch
+from openai.types import Batch, FileObject
 from payloads import CHAT, parse
 
 TERMINAL = {"completed", "failed", "expired", "cancelled"}
 
 
 class User:
-    """A client of one project."""
+    """A client of one project. What it was told and what it saw is noted at the stack, for `invariants.check_stack`."""
 
     def __init__(self, stack: services.Stack, key: str | None = None) -> None:
+        self._stack = stack
         self.sdk = OpenAI(base_url=stack.base_url, api_key=key or stack.key(), max_retries=0)
         # Also where the collector comes upon its sockets before it comes upon the client.
         weakref.finalize(self, self.sdk.close)
 
+    def upload(self, data: bytes, filename: str = "requests.jsonl") -> FileObject:
+        file = self.sdk.files.create(file=(filename, data), purpose="batch")
+        self._stack.acknowledged[file.id] = data
+        return file
+
+    def create(self, file_id: str, endpoint: Any = CHAT, **options: Any) -> Batch:
+        return self.sdk.batches.create(input_file_id=file_id, endpoint=endpoint, completion_window="24h", **options)
+
     def submit(self, data: bytes, endpoint: Any = CHAT, **options: Any) -> Batch:
-        file = self.sdk.files.create(file=("requests.jsonl", data), purpose="batch")
-        return self.sdk.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **options)
+        return self.create(self.upload(data).id, endpoint, **options)
 
     def batch(self, batch_id: str) -> Batch:
         return self.sdk.batches.retrieve(batch_id)
@@ -44,7 +52,11 @@ class User:
         return self.batch(batch_id)
 
     def rows(self, file_id: str | None) -> list[dict[str, Any]]:
-        return [] if file_id is None else parse(self.sdk.files.content(file_id).content)
+        if file_id is None:
+            return []
+        content = self.sdk.files.content(file_id).content
+        self._stack.read[file_id].update(content.splitlines(keepends=True))
+        return parse(content)
 
     def results(self, batch: Batch) -> dict[str, dict[str, Any]]:
         """Return all rows of both files by custom_id; each may be there once only."""

@@ -105,6 +105,12 @@ class Composed:
             argv, env=self.environment(name), cwd=self.home, check=False, capture_output=True
         ).returncode
 
+    def shell(self, name: str, script: str) -> None:
+        """Run a script, where `docker compose exec -T NAME` runs commands in this service as on this machine."""
+        inside = f'docker() {{ test "$1 $2 $3 $4" = \'compose exec -T {name}\' && shift 4 && "$@"; }}\n'
+        argv = ["/bin/sh", "-euc", inside + script.replace("/run/secrets", str(self.secrets))]
+        subprocess.run(argv, env=self.environment(name), cwd=self.home, check=True)
+
     def program(self, name: str) -> Program:
         """Return how to run it; it is ready when its health check says so."""
         command, *arguments = self.argv(name)

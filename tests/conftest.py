@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import services
+import watch
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine
@@ -30,12 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def migrate(url: str, revision: str = "head") -> None:
+    """Bring a database to a revision; at the newest one, it is watched too."""
     engine = db.make_engine(url, connections=1)
     config = Config(ROOT / "alembic.ini")
     try:
         with engine.connect() as connection:
             config.attributes["connection"] = connection
             (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+        if revision == "head":
+            with engine.begin() as connection:
+                watch.install(connection)
     finally:
         engine.dispose()
 

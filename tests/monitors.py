@@ -23,17 +23,23 @@ def panels() -> list[dict[str, Any]]:
 
 def asked() -> set[str]:
     """Return the names of all figures that alerts and dashboard ask for."""
+    return {part.name or "" for part in _parts()}
+
+
+def selectors() -> set[tuple[str, str]]:
+    """Return the figures and labels by which alerts and dashboard choose, like `("promptmill_rows_total", "outcome")`."""
+    return {(part.name or "", matcher.name) for part in _parts() for matcher in part.matchers.matchers}
+
+
+def _parts() -> list[VectorSelector]:
     expressions = [rule["expr"] for rule in rules()]
     expressions += [target["expr"] for panel in panels() for target in panel["targets"]]
-    return {name for each in expressions for name in _names(promql_parser.parse(each))}
-
-
-def _names(expression: Expr) -> set[str]:
-    names: set[str] = set()
+    found: list[VectorSelector] = []
 
     def visit(part: Expr) -> None:
         if isinstance(part, VectorSelector) and part.name:
-            names.add(part.name)
+            found.append(part)
 
-    promql_parser.walk(expression, visit)
-    return names
+    for each in expressions:
+        promql_parser.walk(promql_parser.parse(each), visit)
+    return found

@@ -32,6 +32,8 @@ class Toxic:
     """Chunks are cut into pieces of this size, each with the latency."""
     is_down: bool = False
     """Links are reset, and new ones are too."""
+    resets: bool = False
+    """Links are reset as soon as something comes; new ones are taken, and fare the same."""
     is_silent: bool = False
     """Half-open: links stay, and nothing comes through."""
     close_seconds: float = 0
@@ -44,6 +46,7 @@ TOXICS = {
     "slow": Toxic(latency_seconds=0.01, piece_bytes=512),
     "sliced": Toxic(piece_bytes=7),
     "cut": Toxic(is_down=True),
+    "reset": Toxic(resets=True),
     "half-open": Toxic(is_silent=True),
     "slow to close": Toxic(close_seconds=1),
 }
@@ -166,9 +169,9 @@ class Proxy:
         """Do to a link what needs no data; tell whether the data is lost."""
         toxic = self._toxic
         self.harmed += toxic is not GOOD and not toxic.close_seconds
-        if toxic.is_down:
+        if toxic.is_down or toxic.resets:
             link.reset()
-        link.is_silent = link.is_silent or toxic.is_silent or toxic.is_down
+        link.is_silent = link.is_silent or toxic.is_silent or toxic.is_down or toxic.resets
         return link.is_silent
 
     def _look_for_commit(self, link: _Link, data: bytes) -> None:

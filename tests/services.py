@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,6 +187,12 @@ class Stack:
     worker_python: str = sys.executable
     """Workers may live in an environment of their own."""
     start_seconds: float = 60
+    acknowledged: dict[str, bytes] = field(default_factory=dict)
+    """What clients were told is there: the bytes of their files by id."""
+    read: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    """What clients saw: lines of result files by id."""
+    leaves_open: bool = False
+    """Whether its test is over before all its batches are."""
 
     @property
     def base_url(self) -> str:

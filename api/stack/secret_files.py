@@ -53,6 +53,7 @@ def _derived(owner: str, redis_secret: str, postgres_host: str, redis_host: str)
         "valkey_users": redis_users.lines(redis_secret),
         "flower_password": new_password(),
         "metrics_token": new_password(),
+        "web_keys": vault.new_key(),
         "webhook_keys": vault.new_key(),
     }
 

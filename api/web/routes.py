@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection
 from starlette.staticfiles import StaticFiles
 
-from api.context import Here, admit
+from api.context import Context, Here, admit
 from api.routes import batches as batch_calls
 from api.routes import files as file_calls
 from api.web import guard, rendering, session, views
@@ -27,7 +27,7 @@ router = APIRouter(route_class=guard.Page, include_in_schema=False, default_resp
 
 PAGE_ROWS = 20
 # Far above any line that people read; what is longer, they download.
-MAX_SHOWN_CHARS = 20_000
+MAX_SHOWN_BYTES = 20_000
 MAX_LOGIN_CHARS = 200
 FormId = Annotated[str, Form(min_length=1, max_length=MAX_KEY_CHARS)]
 LineNo = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -68,17 +68,23 @@ async def log_in(
     bad: session.BadLogins = request.app.state.bad_logins
     address = request.client.host if request.client else ""
     try:
-        bad.check(address)
-        await admit(context, key.strip())
+        await _admit(context, key.strip(), bad, address)
     except (AuthenticationFailed, QuotaExceeded) as error:
-        is_unknown = isinstance(error, AuthenticationFailed)
-        if is_unknown:
-            bad.note(address)
         page = rendering.render("login.html", next=next, problem=error.message)
-        return HTMLResponse(page, status_code=401 if is_unknown else 429)
+        return HTMLResponse(page, status_code=401 if isinstance(error, AuthenticationFailed) else 429)
     response = _seen_other(_own_path(next))
     session.keep(response, request, sessions.seal(key.strip()), sessions.settings.session_seconds)
     return response
+
+
+async def _admit(context: Context, key: str, bad: session.BadLogins, address: str) -> None:
+    """Let a good key in, whoever failed before: behind a proxy on another host all people have one address."""
+    try:
+        await admit(context, key)
+    except AuthenticationFailed:
+        bad.check(address)
+        bad.note(address)
+        raise
 
 
 def _own_path(path: str) -> str:
@@ -137,10 +143,11 @@ async def show_batch(batch_id: str, caller: BatchesReader, context: Here, fragme
 
 @router.get("/ui/batches/{batch_id}/requests/{line_no}")
 async def show_request(batch_id: str, line_no: LineNo, caller: RowsReader, context: Here) -> str:
-    opened = await context.reading(
-        caller, lambda connection: progress.open_row(connection, caller.project_id, batch_id, line_no)
-    )
-    return _page("request.html", caller, batch_id=batch_id, line_no=line_no, opened=opened, most_chars=MAX_SHOWN_CHARS)
+    def read(connection: Connection) -> progress.Opened:
+        return progress.open_row(connection, caller.project_id, batch_id, line_no, most_bytes=MAX_SHOWN_BYTES)
+
+    opened = await context.reading(caller, read)
+    return _page("request.html", caller, batch_id=batch_id, line_no=line_no, opened=opened)
 
 
 @router.post("/ui/batches")

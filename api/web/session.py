@@ -44,15 +44,17 @@ class Sessions:
 
 
 def keep(response: Response, request: Request, token: str, seconds: int) -> None:
-    """Have the browser keep a log-in, for this site's own pages only and out of the reach of scripts."""
+    """Have the browser keep a log-in, out of the reach of scripts and of other sites' forms."""
     response.set_cookie(
-        COOKIE, token, max_age=seconds, path="/", secure=_is_tls(request), httponly=True, samesite="strict"
+        COOKIE, token, max_age=seconds, path="/", secure=_is_tls(request), httponly=True, samesite="lax"
     )
 
 
 def forget(response: Response, request: Request) -> None:
-    """Have the browser forget it."""
-    response.delete_cookie(COOKIE, path="/", secure=_is_tls(request), httponly=True, samesite="strict")
+    """Have the browser forget it, if it has one."""
+    if COOKIE not in request.cookies:
+        return
+    response.delete_cookie(COOKIE, path="/", secure=_is_tls(request), httponly=True, samesite="lax")
 
 
 def _is_tls(request: Request) -> bool:

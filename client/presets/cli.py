@@ -29,10 +29,18 @@ Prompt = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="A Jinja template of your own instead of the prompt.")
 ]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, tokens.")]
+Window = Annotated[str | None, typer.Option(help="How long each batch may take. 24h.")]
 RowsPerBatch = Annotated[int | None, typer.Option(min=1, max=50_000, help="Most requests of one batch. As many as go.")]
 Encoding = Annotated[str | None, typer.Option(help="Of text. UTF-8, or UTF-16 if it begins so.")]
 Delimiter = Annotated[str | None, typer.Option(help="Of CSV. A comma, or a semicolon if the header has only that.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Render and count the requests, show the first prompt, and submit nothing.")
+]
+Profile = Annotated[str | None, typer.Option(help="Of --dry-run: for the time, a profile as of `promptmill worker`.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Run again what failed in the finished run for OUT, and write OUT anew.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Fail if there is no interrupted run to go on with.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Forget an interrupted run and cancel its batches. Else it goes on.")
@@ -45,8 +53,12 @@ class Options:
 
     out: Path
     model: str | None
+    window: str | None
     rows_per_batch: int | None
+    dry_run: bool
+    profile: str | None
     force: bool
+    retry_failed: bool
     resume: bool
     restart: bool
     json: bool
@@ -66,10 +78,14 @@ def translate(
     model: Model = None,
     prompt: Prompt = None,
     max_tokens: MaxTokens = None,
+    window: Window = None,
     rows_per_batch: RowsPerBatch = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    dry_run: DryRun = False,
+    profile: Profile = None,
     force: Force = False,
+    retry_failed: RetryFailed = False,
     resume: Resume = False,
     restart: Restart = False,
     json: Json = False,
@@ -89,7 +105,21 @@ def translate(
     template, text = prompts.load(prompt, prompts.TRANSLATE), _column(table, column)
     _run(
         table,
-        Options(out, model, rows_per_batch, force, resume, restart, json, base_url, api_key),
+        Options(
+            out=out,
+            model=model,
+            window=window,
+            rows_per_batch=rows_per_batch,
+            dry_run=dry_run,
+            profile=profile,
+            force=force,
+            retry_failed=retry_failed,
+            resume=resume,
+            restart=restart,
+            json=json,
+            base_url=base_url,
+            api_key=api_key,
+        ),
         lambda model: preset.job(
             table, text, languages, model=model, source=language, prompt=template, max_tokens=max_tokens
         ),
@@ -105,10 +135,14 @@ def label(
     model: Model = None,
     prompt: Prompt = None,
     max_tokens: MaxTokens = None,
+    window: Window = None,
     rows_per_batch: RowsPerBatch = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    dry_run: DryRun = False,
+    profile: Profile = None,
     force: Force = False,
+    retry_failed: RetryFailed = False,
     resume: Resume = False,
     restart: Restart = False,
     json: Json = False,
@@ -125,7 +159,21 @@ def label(
     template, text = prompts.load(prompt, prompts.LABEL), _column(table, column)
     _run(
         table,
-        Options(out, model, rows_per_batch, force, resume, restart, json, base_url, api_key),
+        Options(
+            out=out,
+            model=model,
+            window=window,
+            rows_per_batch=rows_per_batch,
+            dry_run=dry_run,
+            profile=profile,
+            force=force,
+            retry_failed=retry_failed,
+            resume=resume,
+            restart=restart,
+            json=json,
+            base_url=base_url,
+            api_key=api_key,
+        ),
         lambda model: preset.job(table, text, known, model=model, prompt=template, max_tokens=max_tokens),
     )
 
@@ -146,15 +194,43 @@ def _run(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> 
     from client import config, server, writing
     from client.presets import state
 
-    writing.check_out(options.out, table.columns)
+    if options.restart and (options.retry_failed or options.resume):
+        message = "--restart forgets the run that --retry-failed and --resume go on with."
+        raise typer.BadParameter(message)
+    writing.check_out(options.out, table)
+    if options.dry_run:
+        _rehearse(table, options, make_job)
+        return
     asked = config.find(options.base_url, options.api_key)
     with server.connected(asked) as impatient:
-        # Says at once that nobody answers, or that the key is wrong.
-        impatient.models.list()
+        # Says at once that nobody answers, or that the key is wrong. Nothing that the run need not do anyway.
+        impatient.batches.list(limit=1)
         sdk = impatient.with_options(max_retries=server.PATIENT_RETRIES)
         with state.locked(options.out):
             outcome = _run_alone(sdk, asked, table, options, make_job)
     _finish(outcome, json=options.json)
+
+
+def _rehearse(table: "Table", options: Options, make_job: Callable[[str], "Job"]) -> None:
+    from client import show
+    from client.presets import rehearsal
+    from jobs import settings
+
+    model = options.model or _model(options)
+    worker = settings.load(options.profile).worker if options.profile else None
+    made = rehearsal.rehearse(table, make_job(model), model, worker)
+    show.as_json(made.document()) if options.json else show.rehearsal(made, options.profile)
+
+
+def _model(options: Options) -> str:
+    """Return the model of the user's file; without one a server is asked."""
+    from client import config, server
+
+    if named := config.load_file().model:
+        return named
+    asked = config.find(options.base_url, options.api_key)
+    with server.connected(asked) as sdk:
+        return server.default_model(sdk, asked)
 
 
 def _run_alone(
@@ -164,10 +240,11 @@ def _run_alone(
     from client.presets import runs, state
 
     if options.restart:
+        _require_leave(options)
         runs.restart(sdk, options.out)
     remembered = _remembered(options)
     if remembered is None:
-        remembered = state.new(options.model or server.default_model(sdk, asked))
+        remembered = state.new(options.model or server.default_model(sdk, asked), options.window or state.WINDOW)
     try:
         return runs.run(sdk, table, options.out, make_job, remembered, options.rows_per_batch)
     except KeyboardInterrupt:
@@ -176,19 +253,42 @@ def _run_alone(
 
 
 def _remembered(options: Options) -> "State | None":
-    from client import show
+    """Return the run to go on with; None to begin one."""
     from client.presets import state
     from jobs.errors import InvalidRequest
 
     remembered = state.load(options.out)
-    if remembered is not None:
-        if options.model:
-            remembered.model = options.model
-        show.note(f"Going on with the run for {options.out} that was interrupted.")
-    elif options.resume:
+    if remembered is not None and (options.retry_failed or not remembered.finished):
+        return _taken_up(options, remembered)
+    if options.retry_failed:
+        raise InvalidRequest(f"No run for {options.out} is remembered in which requests failed: nothing to run again.")
+    if options.resume:
         raise InvalidRequest(f"There is no interrupted run for {options.out}.")
-    elif options.out.exists() and not options.force:
-        raise InvalidRequest(f"{options.out} is there already; --force writes over it.")
+    _require_leave(options, ", --retry-failed runs again what failed" if remembered else "")
+    return None
+
+
+def _require_leave(options: Options, more: str = "") -> None:
+    from jobs.errors import InvalidRequest
+
+    if options.out.exists() and not options.force:
+        raise InvalidRequest(f"{options.out} is there already; --force writes over it{more}.")
+
+
+def _taken_up(options: Options, remembered: "State") -> "State":
+    from client import show
+    from jobs.errors import InvalidRequest
+
+    if remembered.finished:
+        show.note(f"Running again what failed for {options.out}: {remembered.failed_rows} rows.")
+        remembered.window = options.window or remembered.window
+    elif options.window in (None, remembered.window):
+        show.note(f"Going on with the run for {options.out} that was interrupted.")
+    else:
+        # A call whose answer was lost is repeated as it was: with other words it would be refused.
+        message = f"The run for {options.out} began with --window {remembered.window}. Use that, or --restart."
+        raise InvalidRequest(message)
+    remembered.model = options.model or remembered.model
     return remembered
 
 
@@ -197,7 +297,8 @@ def _say_what_goes_on(out: Path) -> None:
     from client.presets import state
 
     remembered = state.load(out)
-    made = [part.batch for part in remembered.parts if part.batch] if remembered else []
+    running = remembered.parts if remembered and not remembered.finished else ()
+    made = [batch for part in running for batch in part.made()[-1:]]
     show.note(f"The same command goes on. On the server these go on meanwhile: {', '.join(made) or 'none'}.")
 
 
@@ -212,5 +313,7 @@ def _finish(outcome: "Outcome", *, json: bool) -> None:
         show.say(f"{outcome.out}: {outcome.rows} rows, {outcome.failed_rows} failed")
         for code, count in outcome.failures_by_code.items():
             show.say(f"  {count} x {code}")
+    if outcome.retryable_requests:
+        show.note(f"The same command with --retry-failed runs {outcome.retryable_requests} failed requests again.")
     if outcome.failed_rows:
         raise typer.Exit(show.EXIT_SOME_FAILED)

@@ -14,19 +14,16 @@ from openai import APIStatusError, NotFoundError, OpenAI
 from openai.types import Batch
 
 from client import batches, downloads, results, show, tables, watching, writing
-from client.presets import parts, state
+from client.presets import parts, retries, state
 from client.presets.job import CHAT, Answer, Job, answer, custom_id
 from client.presets.parts import Part
 from client.presets.state import PartState, State
+from client.presets.submitted import REFUSALS, Submitted, changed, refused, retrieve
 from client.results import Results
 from client.tables import Table
 from jobs.errors import ConfigurationError, InvalidRequest
 from jobs.settings import Limits
 from jobs.states import TERMINAL
-
-MAX_SHOWN_PROBLEMS = 3
-# Asked again the same way, the server says the same. A key or a quota may be another by then.
-REFUSALS = (400, 404, 413, 422)
 
 
 @dataclass(frozen=True)
@@ -38,20 +35,22 @@ class Outcome:
     failed_rows: int
     failures_by_code: dict[str, int]
     batches: list[str]
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A part and its batch."""
-
-    part: Part
-    batch: Batch
+    retryable_requests: int
+    """Requests that failed and can be run again."""
 
 
 def run(
-    sdk: OpenAI, table: Table, out: Path, make_job: Callable[[str], Job], remembered: State, rows_per_batch: int | None
+    sdk: OpenAI,
+    table: Table,
+    out: Path,
+    make_job: Callable[[str], Job],
+    remembered: State,
+    rows_per_batch: int | None,
 ) -> Outcome:
-    """Write `out`: the table, and the columns of the job. What the run kept beside it is gone afterwards.
+    """Write `out`: the table, and the columns of the job.
+
+    What the run kept beside it is gone afterwards, but its state if requests failed: a run that is finished runs those
+    again, and lays their answers over the ones before.
 
     The caller holds the lock of the output (`state.locked`).
 
@@ -60,24 +59,35 @@ def run(
         table: what is read.
         out: what is written.
         make_job: makes the job for a model.
-        remembered: the state of the run; a new one, or the one that was interrupted.
+        remembered: the state of the run; a new one, the one that was interrupted, or one that is finished.
         rows_per_batch: most requests of a batch; None for what the Batch API allows.
 
     Raises:
-        InvalidRequest: the input changed meanwhile or is not as it was when the run began, or the server refuses the
-            batch.
+        InvalidRequest: the input changed meanwhile or is not as it was when the run began, a batch of the run is
+            gone, or the server refuses one.
         PromptmillError: the server is away for too long.
     """
     job = make_job(remembered.model)
     digest = _digest(table)
-    state.save(out, remembered)
     submitted = _submit_all(sdk, table, job, out, remembered, rows_per_batch or Limits().max_requests)
-    if submitted:
-        ended, _ = watching.watch(sdk, [each.batch for each in submitted], show.err)
-        submitted = [Submitted(each.part, batch) for each, batch in zip(submitted, ended, strict=True)]
+    # Only now: nothing is run again for a table that is another one.
+    if remembered.finished:
+        retries.begin(sdk, out, remembered, submitted)
+    submitted = _watch(sdk, retries.submit(sdk, out, remembered, submitted))
     outcome = _write(sdk, table, digest, job, out, submitted)
-    state.forget(out)
+    if outcome.retryable_requests:
+        state.keep(out, remembered, outcome.failed_rows)
+    else:
+        state.forget(out)
     return outcome
+
+
+def _watch(sdk: OpenAI, submitted: list[Submitted]) -> list[Submitted]:
+    """Watch the batches that were made last until they have ended: of parts without failures there are none."""
+    last = max((len(each.batches) for each in submitted), default=0)
+    watched = [each.newest for each in submitted if len(each.batches) == last]
+    ended = {batch.id: batch for batch in (watching.watch(sdk, watched, show.err)[0] if watched else ())}
+    return [Submitted(each.part, [ended.get(batch.id, batch) for batch in each.batches]) for each in submitted]
 
 
 def _digest(table: Table) -> str:
@@ -125,22 +135,22 @@ def _submit_all(
         made.append(Submitted(part, _submit(sdk, part, out, remembered)))
         part.path.unlink()
     if len(made) != len(remembered.parts):
-        raise _changed(out)
+        raise changed(out)
     return made
 
 
-def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> Batch:
+def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> list[Batch]:
     if part.number > len(remembered.parts):
         remembered.parts.append(PartState(part.sha256))
     own = remembered.parts[part.number - 1]
     if own.sha256 != part.sha256:
-        raise _changed(out)
+        raise changed(out)
     if own.batch is not None:
-        return sdk.batches.retrieve(own.batch)
+        return [retrieve(sdk, batch_id, out) for batch_id in own.made()]
     state.save(out, remembered)
     key = f"promptmill-{remembered.run}-{own.attempt}-{part.sha256}"
     try:
-        batch = batches.submit(sdk, part.path, CHAT, metadata={"made_by": "promptmill", "out": out.name[:512]}, key=key)
+        batch = batches.submit(sdk, part.path, CHAT, window=remembered.window, metadata=state.made_by(out), key=key)
     except APIStatusError as error:
         if error.status_code in REFUSALS:
             _forget_if_nothing_runs(out, remembered)
@@ -150,11 +160,11 @@ def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> Batch:
         own.attempt += 1
         state.save(out, remembered)
         _forget_if_nothing_runs(out, remembered)
-        raise _refused(batch)
+        raise refused(batch)
     own.batch = batch.id
     state.save(out, remembered)
     show.note(f"{batch.id}: {part.requests} requests")
-    return batch
+    return [batch]
 
 
 def _forget_if_nothing_runs(out: Path, remembered: State) -> None:
@@ -163,30 +173,19 @@ def _forget_if_nothing_runs(out: Path, remembered: State) -> None:
         state.forget(out)
 
 
-def _changed(out: Path) -> InvalidRequest:
-    message = (
-        f"The run for {out} had another input or other options when it began. Use those, or --restart: its batches are "
-        "cancelled, and a new run begins."
-    )
-    return InvalidRequest(message)
-
-
-def _refused(batch: Batch) -> InvalidRequest:
-    problems = (batch.errors and batch.errors.data) or []
-    # One cause often has a problem in each line.
-    causes = dict.fromkeys(f"{each.code}: {each.message}" for each in problems)
-    shown = "; ".join(list(causes)[:MAX_SHOWN_PROBLEMS])
-    return InvalidRequest(f"The server refused {batch.id}, {len(problems)} problems: {shown}")
-
-
 def restart(sdk: OpenAI, out: Path) -> None:
-    """Forget the interrupted run for an output; its batches are cancelled. The caller holds the lock of the output."""
+    """Forget the interrupted run for an output; its batches are cancelled. The caller holds the lock of the output.
+
+    One that is finished is remembered until a new one begins.
+    """
     # A state that cannot be read names no batches.
     with suppress(ConfigurationError):
         remembered = state.load(out)
+        if remembered and remembered.finished:
+            return
         for part in remembered.parts if remembered else ():
-            if part.batch is not None:
-                _cancel(sdk, part.batch)
+            for batch_id in part.made():
+                _cancel(sdk, batch_id)
     state.forget(out)
 
 
@@ -217,12 +216,19 @@ def _write(sdk: OpenAI, table: Table, digest: str, job: Job, out: Path, submitte
 
         filled = writing.fill(table, len(job.added), values)
         writing.write(table, out, job.added, chain(filled, _then_require_same(table, digest, out)))
-    return Outcome(str(out), rows, failed, dict(codes), [each.batch.id for each in submitted])
+    return Outcome(
+        str(out),
+        rows,
+        failed,
+        dict(codes),
+        [batch.id for each in submitted for batch in each.batches],
+        sum(each.retryable for each in submitted),
+    )
 
 
 def _require_same(table: Table, digest: str, out: Path) -> None:
     if _digest(table) != digest:
-        raise _changed(out)
+        raise changed(out)
 
 
 def _then_require_same(table: Table, digest: str, out: Path) -> Iterator[NoReturn]:
@@ -259,7 +265,7 @@ class _Lookup:
         """Return the line of a request; rows may not go back."""
         while row > self._last_row:
             if (following := next(self._left, None)) is None:
-                raise _changed(self._out)
+                raise changed(self._out)
             self._open(following)
         assert self._results
         return self._results.find(name)
@@ -267,8 +273,8 @@ class _Lookup:
     def _open(self, submitted: Submitted) -> None:
         self._closing.close()
         paths = []
-        for kind, file_id in batches.result_files(submitted.batch, partial=False).items():
-            paths.append(state.folder(self._out) / f"{kind}-{submitted.part.number}.jsonl")
+        for name, file_id in submitted.files():
+            paths.append(state.folder(self._out) / name)
             if not paths[-1].exists():
                 downloads.fetch(self._sdk, file_id, paths[-1])
         self._results = self._closing.enter_context(results.opened(paths))

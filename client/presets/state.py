@@ -14,6 +14,8 @@ import msgspec
 from client.downloads import replacing
 from jobs.errors import ConfigurationError, InvalidRequest
 
+WINDOW = "24h"
+
 
 class PartState(msgspec.Struct):
     """One part of the input, by its content."""
@@ -23,6 +25,12 @@ class PartState(msgspec.Struct):
     """None until the server has answered."""
     attempt: int = 0
     """Raised when the batch failed as a whole, for another one to be made."""
+    retries: list[str | None] = msgspec.field(default_factory=list)
+    """Batches of what failed in the one before; None until the server has answered."""
+
+    def made(self) -> list[str]:
+        """Return the batches of this part, oldest first."""
+        return [batch for batch in (self.batch, *self.retries) if batch is not None]
 
 
 class State(msgspec.Struct):
@@ -32,6 +40,12 @@ class State(msgspec.Struct):
     """Goes into the names of its calls: repeated, they make nothing new, and another run's are others."""
     model: str
     parts: list[PartState] = msgspec.field(default_factory=list)
+    window: str = WINDOW
+    """The completion window of its batches."""
+    finished: bool = False
+    """Whether the table is written. The run is remembered since requests failed that can be run again."""
+    failed_rows: int = 0
+    """Of a run that is finished."""
 
 
 def folder(out: Path) -> Path:
@@ -40,7 +54,7 @@ def folder(out: Path) -> Path:
 
 
 def load(out: Path) -> State | None:
-    """Return the state of the run that was interrupted; None if there is none.
+    """Return the state of the run that was interrupted, or that is finished and had failures; None if there is none.
 
     Raises:
         ConfigurationError: the file is not what a run wrote.
@@ -54,9 +68,9 @@ def load(out: Path) -> State | None:
         raise ConfigurationError(message) from error
 
 
-def new(model: str) -> State:
+def new(model: str, window: str = WINDOW) -> State:
     """Return the state of a run that has done nothing yet."""
-    return State(run=secrets.token_hex(8), model=model)
+    return State(run=secrets.token_hex(8), model=model, window=window)
 
 
 def save(out: Path, state: State) -> None:
@@ -66,10 +80,27 @@ def save(out: Path, state: State) -> None:
         fresh.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
 
 
+def made_by(out: Path) -> dict[str, str]:
+    """Return what the batches for an output say about themselves."""
+    return {"made_by": "promptmill", "out": out.name[:512]}
+
+
+def keep(out: Path, state: State, failed_rows: int) -> None:
+    """Remember that a run is finished, and nothing else of it."""
+    state.finished, state.failed_rows = True, failed_rows
+    save(out, state)
+    _remove(out, _file(out))
+
+
 def forget(out: Path) -> None:
     """Remove what a run remembers; its lock stays. The state goes last: what lies there without one is nobody's."""
-    for path in sorted(folder(out).iterdir(), key=lambda path: path == _file(out)):
-        if path != _lock(out):
+    _remove(out, _file(out))
+    _file(out).unlink(missing_ok=True)
+
+
+def _remove(out: Path, but: Path) -> None:
+    for path in folder(out).iterdir():
+        if path not in (but, _lock(out)):
             path.unlink()
 
 

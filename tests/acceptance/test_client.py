@@ -107,7 +107,8 @@ def test_a_csv_file_comes_back_with_its_rows_and_failures_marked(terminal: Termi
     assert {row["'@note"] for row in rows} == {"'+x"}
     failure = "rejected: The prompt asked to be refused."
     assert [row["error"] for row in rows] == ["", f"de: {failure}; fr: {failure}", "", "", "", ""]
-    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "b.csv", "cell.txt"]
+    # What failed can be run again.
+    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "b.csv", "b.csv.promptmill", "cell.txt"]
 
 
 def test_a_text_file_becomes_jsonl_and_progress_is_told_without_a_terminal(terminal: Terminal) -> None:
@@ -182,6 +183,48 @@ def test_ctrl_c_says_what_goes_on_and_another_run_may_begin_instead(terminal: Te
     assert {terminal.user.wait(batch_id).status for batch_id in made} == {"cancelled"}
     assert "there already; --force" in terminal.refused(*terminal.translate("a.csv", "b.csv"))
     assert "no interrupted run" in terminal.refused(*terminal.translate("a.csv", "c.csv", "--resume"))
+
+
+def test_what_failed_is_run_again_with_the_same_command(terminal: Terminal) -> None:
+    """Cancelled, that is; what is refused again fails again. Killed on the way, the same command goes on."""
+    go = terminal.home / "go"
+    terminal.write("a.csv", f"text\none\nAWAIT {go} x\nREJECT\n")
+    asked = terminal.translate("a.csv", "b.csv", "--window", "24h")
+    with terminal.start(*asked) as process:
+        services.wait_until(lambda: all_made(terminal), "submitted")
+        (first,) = all_made(terminal)
+        terminal.user.wait_for(
+            first,
+            lambda batch: bool(
+                batch.request_counts and batch.request_counts.completed + batch.request_counts.failed == 2
+            ),
+        )
+        terminal.user.sdk.batches.cancel(first)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, (out, err)
+    assert "The same command with --retry-failed runs 2 failed requests again." in err
+    assert [row["error"].partition(":")[0] for row in terminal.table("b.csv")] == ["", "batch_cancelled", "rejected"]
+    assert "--force writes over it, --retry-failed runs again what failed" in terminal.refused(*asked)
+    with terminal.start(*asked, "--retry-failed") as process:
+        services.wait_until(lambda: len(all_made(terminal)) == 2, "submitted again")
+        process.kill()
+        process.communicate()
+    go.touch()
+    ended = terminal.json(*asked, "--retry-failed", ends=3)
+    assert (ended["failures_by_code"], ended["retryable_requests"]) == ({"rejected": 1}, 1)
+    assert [row["text_de"] for row in terminal.table("b.csv")] == ["one", f"AWAIT {go} x", ""]
+    assert set(ended["batches"]) == batches(terminal)
+    again = terminal.user.sdk.batches.retrieve(ended["batches"][1])
+    assert again.metadata == {"made_by": "promptmill", "out": "b.csv", "retry_of": first}
+    # A new run forgets the one before.
+    terminal.write("a.csv", "text\nother\n")
+    terminal.run(*asked, "--force")
+    assert "nothing to run again" in terminal.refused(*asked, "--retry-failed")
+
+
+def all_made(terminal: Terminal) -> list[str]:
+    """Return the batches of the one part."""
+    return [batch for part in state(terminal)["parts"] for batch in (part["batch"], *part["retries"]) if batch]
 
 
 def test_a_table_without_any_text_needs_no_batch(terminal: Terminal) -> None:
@@ -353,6 +396,32 @@ def test_a_download_that_is_cut_again_and_again_gets_every_byte_once(
     assert len(content) < proxy.received < 1.3 * len(content)
 
 
+def test_a_join_whose_download_is_killed_goes_on_from_its_last_byte(
+    terminal: Terminal, running: services.Stack
+) -> None:
+    batch = terminal.user.wait(terminal.user.submit(numbered(800)).id)
+    size = len(terminal.user.sdk.files.content(str(batch.output_file_id)).content)
+    terminal.write("a.csv", "name\nrow-799\n")
+    asked = ("download", batch.id, "--join", "a.csv", "--key", "name", "--out", "b.csv")
+    part = terminal.home / f".b.csv.{batch.id}" / f".output.jsonl.{batch.output_file_id}.part"
+    # Cut each time, so that it waits longer and longer before it goes on.
+    with (
+        CuttingProxy(running.port, cuts=100, limit=60_000) as proxy,
+        terminal.start(*asked, OPENAI_BASE_URL=proxy.base_url) as process,
+    ):
+        services.wait_until(lambda: part.exists() and part.stat().st_size, "the first bytes")
+        process.kill()
+        process.communicate()
+    have = part.stat().st_size
+    with CuttingProxy(running.port, cuts=0, limit=0) as proxy:
+        terminal.run(*asked, OPENAI_BASE_URL=proxy.base_url)
+    assert 0 < have < size
+    # What the client sends counts too, and what is beside the file: some kilobytes.
+    assert proxy.received < size - have + 0.2 * size
+    assert terminal.table("b.csv")[0]["answer"]
+    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "b.csv", "cell.txt"]
+
+
 def test_results_are_joined_to_the_table_that_they_came_from(terminal: Terminal) -> None:
     batch = terminal.user.wait(terminal.user.submit(numbered(3, lambda n: "REJECT" if n == 1 else f"=text {n}")).id)
     terminal.write("a.csv", "name,n\nrow-2,2\nrow-0,0\nrow-1,1\nrow-9,9\n")
@@ -393,12 +462,25 @@ def test_validate_finds_what_the_server_finds(terminal: Terminal) -> None:
     assert terminal.run("validate", "good.jsonl")[0] == "2 requests, 0 problems\n"
 
 
+def test_a_dry_run_needs_no_server_and_leaves_nothing(terminal: Terminal) -> None:
+    terminal.write("a.csv", "text\none\ntwo\n")
+    asked = ("translate", "a.csv", "--to", "de,fr", "--out", "b.csv", "--model", "m", "--dry-run")
+    made = terminal.json(*asked, "--profile", "gemma-3-27b-it/h100-bf16", OPENAI_BASE_URL="")
+    assert (made["model"], made["rows"], made["requests"], made["answer_tokens"]) == ("m", 2, 4, 4 * 65)
+    assert made["seconds"] == pytest.approx(4 * 65 / 1_657)
+    said = terminal.run(*asked, OPENAI_BASE_URL="")[0]
+    assert said.endswith("without notes and without quotation marks around it.\n\none\n")
+    assert sorted(path.name for path in terminal.home.iterdir()) == ["a.csv", "cell.txt"]
+
+
 def test_estimate_says_rows_tokens_and_time(terminal: Terminal) -> None:
     terminal.write("r.jsonl", jsonl(request(f"row-{n}", "x" * 40, max_tokens=100) for n in range(10)))
     made = terminal.json("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h100-fp8")
     assert (made["rows"], made["input_tokens"], made["answer_tokens"]) == (10, 150, 1_000)
     assert made["seconds"] == pytest.approx(1_000 / 3_228)
     assert made["rows_at_once"] > 100
+    said = terminal.run("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h100-fp8")[0]
+    assert "at the rate measured for paragraphs to translate; long prompts or schemas take longer" in said
     assert (
         "not known: nothing was measured"
         in terminal.run("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h200-fp8")[0]

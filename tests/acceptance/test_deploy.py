@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import documented
 import httpx2
 import psycopg
 import pytest
@@ -137,6 +138,13 @@ def test_an_administrators_step_can_be_repeated_and_changes_no_secret(composed: 
     for name in ("make-secrets", "migrate", "users"):
         composed.run(name)
     assert {path.name: path.read_bytes() for path in composed.secrets.iterdir()} == before
+
+
+def test_the_pages_backup_asks_for_no_password(composed: Composed) -> None:
+    (backup,) = (block for block in documented.blocks("docs/deploy.md") if block.startswith("as_owner="))
+    composed.shell("postgres", backup)
+    assert (composed.home / "promptmill.dump").read_bytes().startswith(b"PGDMP")
+    assert "promptmill_worker" in (composed.home / "roles.sql").read_text()
 
 
 def test_the_gpu_workers_command_names_a_profile_that_fits(composed: Composed) -> None:

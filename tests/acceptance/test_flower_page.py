@@ -69,14 +69,18 @@ def test_a_shard_goes_from_received_to_succeeded_before_ones_eyes(shown: Shown, 
     with browser.tab(tmp_path, http_credentials=LOGIN, viewport={"width": 1500, "height": 640}) as tab:
         tab.page.goto(f"{shown.url}/tasks")
         batch = shown.user.submit(numbered(ROWS, lambda number: f"SLEEP 0.4 CANARY {number}"))
-        states = watch_states(tab)
+        sights = watch(tab)
         rows = read(tab)
         assert tab.hosts == {shown.url.removeprefix("http://")}, "nothing comes from elsewhere"
         assert tab.errors == []
-    assert states[-1] == {"SUCCESS"}
-    assert set().union(*states) >= {"PROGRESS", "SUCCESS"}
-    assert set().union(*states) <= {"PENDING", "RECEIVED", "STARTED", "PROGRESS", "SUCCESS"}
+    states = {row["state"] for sight in sights for row in sight}
+    assert {"PROGRESS", "SUCCESS"} <= states <= {"PENDING", "RECEIVED", "STARTED", "PROGRESS", "SUCCESS"}
+    progress = {row["result"] for sight in sights for row in sight if row["state"] == "PROGRESS"}
+    assert progress <= {f"{number} of {SHARD} rows" for number in range(SHARD + 1)}
+    assert progress - {f"0 of {SHARD} rows"}, "it grows while the shard runs"
     for row in rows:
+        assert row["state"] == "SUCCESS"
+        assert row["received"] <= row["started"] and row["received"].startswith("20"), "times, one after the other"
         assert row["name"] == "shards.run"
         ours = rf"\({SHARD} rows, attempt 1, {batch.id}, shard_\w+, lines \d+-\d+\)"
         assert re.fullmatch(ours, row["args"])
@@ -84,18 +88,17 @@ def test_a_shard_goes_from_received_to_succeeded_before_ones_eyes(shown: Shown, 
         assert "CANARY" not in str(row)
 
 
-def watch_states(tab: Tab) -> list[set[str]]:
-    """Look again and again, as a person would, until all shards have succeeded; return what states were seen."""
-    seen: list[set[str]] = []
+def watch(tab: Tab) -> list[list[dict[str, str]]]:
+    """Look again and again, as a person would, until all shards have succeeded; return what was seen."""
+    seen: list[list[dict[str, str]]] = []
 
     def is_over() -> bool:
         # The table asks for its lines by itself, after the page is there.
         tab.page.reload(wait_until="networkidle")
-        states = [row["state"] for row in read(tab)]
-        if states and (not seen or set(states) != seen[-1]):
-            seen.append(set(states))
-            if "PROGRESS" in states:
-                tab.picture("flower")
+        seen.append(read(tab))
+        states = [row["state"] for row in seen[-1]]
+        if "PROGRESS" in states:
+            tab.picture("flower")
         return states == ["SUCCESS"] * (ROWS // SHARD)
 
     services.wait_until(is_over, "all shards have succeeded", 120)

@@ -173,6 +173,16 @@ def test_the_stack_shows_what_the_alerts_and_the_dashboard_ask_for(watched: Watc
     assert len(monitors.asked()) > 40
 
 
+def test_the_labels_that_alerts_and_the_dashboard_choose_by_are_there(watched: Watched) -> None:
+    user = User(watched.stack)
+    user.wait(user.submit(numbered(2, lambda number: "REJECT" if number else "two words")).id)
+    watched.until(watched.worker, lambda seen: seen.value("promptmill_rows_total", outcome="failed"), "a failed row")
+    seen = [scrape(port) for port in (watched.api, watched.reconciler, watched.worker)]
+    there = {(name, label) for each in seen for name, labels in each.samples for label, _ in labels}
+    # Prometheus' own.
+    assert {(name, label) for name, label in monitors.selectors() if label != "job"} - there == set()
+
+
 def test_a_killed_worker_leaves_sane_figures(watched: Watched) -> None:
     user = User(watched.stack)
     batch = user.submit(numbered(20, lambda _: "SLEEP 4"))

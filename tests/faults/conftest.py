@@ -13,9 +13,7 @@ from proxies import GOOD
 def checked(stack: services.Stack) -> Iterator[services.Stack]:
     """A stack whose invariants are checked when the test is over."""
     yield stack
-    engine = stack.engine()
-    invariants.check(engine)
-    engine.dispose()
+    invariants.check_stack(stack)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +28,7 @@ def wired(wires: wiring.Wired) -> Iterator[wiring.Wired]:
     yield wires
     for proxy in wires.lines.values():
         proxy.poison(GOOD)
-    engine = wires.stack.engine()
-    invariants.check(engine)
-    engine.dispose()
+    invariants.check_stack(wires.stack)
 
 
 @pytest.fixture

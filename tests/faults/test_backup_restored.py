@@ -68,6 +68,7 @@ def signing_secret(stack: services.Stack, key: str, endpoint_id: str) -> str:
 
 
 def test_a_batch_goes_on_where_the_backup_has_it(checked: services.Stack, elsewhere: str, tmp_path: Path) -> None:
+    checked.leaves_open = True
     checked.api()
     checked.reconciler()
     worker = checked.worker(PROMPTMILL_WORKER__SCRIPTED_CAPACITY="16", PROMPTMILL_WORKER__WAITING_REQUESTS="1")
@@ -102,9 +103,7 @@ def test_a_batch_goes_on_where_the_backup_has_it(checked: services.Stack, elsewh
         with pytest.raises(NotFoundError):
             user.batch(lost.id)
         assert signing_secret(restored, key, hook.id) == hook.signing_secret
-        engine = restored.engine()
-        invariants.check(engine)
-        engine.dispose()
+        invariants.check_stack(restored)
         user.sdk.close()
         assert worker.stop() == 0, worker.tail()
         assert "shard_failed" not in worker.log.read_text()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx2
+import invariants
 import pytest
 import services
 from clients import User
@@ -58,6 +59,7 @@ def watched(servers: services.Servers, template: str, tmp_path_factory: pytest.T
             made = Watched(stack, http)
             run_a_batch(made)
             yield made
+        invariants.check_stack(stack)
 
 
 def run_a_batch(watched: Watched) -> None:
@@ -65,7 +67,7 @@ def run_a_batch(watched: Watched) -> None:
         services.wait_until(lambda: broker.execute_command("PUBSUB NUMPAT"), "Flower listens")
     user = User(watched.stack)
     data = numbered(300, lambda number: f"ERROR {CANARY}-{number}" if number % 50 else f"{CANARY} {number}")
-    file = user.sdk.files.create(file=(f"{CANARY}.jsonl", data.replace(b"row-", b"CANARY-")), purpose="batch")
+    file = user.upload(data.replace(b"row-", b"CANARY-"), filename=f"{CANARY}.jsonl")
     batch = user.sdk.batches.create(
         input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={CANARY: CANARY}
     )

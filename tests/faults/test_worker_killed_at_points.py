@@ -24,7 +24,7 @@ def backstage(stack: services.Stack) -> Iterator[Backstage]:
     stack.settings = {**stack.settings, **SETTINGS, "PROMPTMILL_WORKER__POLL_SECONDS": "600"}
     made = Backstage(stack)
     yield made
-    invariants.check(made.engine)
+    invariants.check_stack(stack)
     made.close()
 
 
@@ -127,3 +127,25 @@ def test_a_worker_whose_heartbeat_hangs_writes_nothing_after_its_lease(
     assert {row.lease_token for row in backstage.execute("SELECT lease_token FROM results")} == {2}
     assert hung.popen.poll() is None, "it lives"
     hung.kill()
+
+
+def test_a_worker_whose_heartbeat_hangs_starts_nothing_near_the_end_of_its_lease(
+    stack: services.Stack, backstage: Backstage
+) -> None:
+    """The last row would kill it. Its turn comes half a second after the worker stops by its own clock, or later."""
+    own_clock = {"PROMPTMILL_SHARDS__LEASE_SECONDS": "8", "PROMPTMILL_SHARDS__LEASE_MARGIN_SECONDS": "4"}
+    one_by_one = {"PROMPTMILL_WORKER__SCRIPTED_CAPACITY": "1", "PROMPTMILL_WORKER__WAITING_REQUESTS": "1"}
+    # The writer, which would find out by itself that the lease is over, has nothing to do until then.
+    later = {"PROMPTMILL_WORKER__FLUSH_SECONDS": "60"}
+    hung = stack.worker(**own_clock, **one_by_one, **later, **{VARIABLE: "renew_leases.after_commit:block"})
+    batch_id = backstage.submit(numbered(REQUESTS, lambda number: "SLEEP 1.5" if number < REQUESTS - 1 else "CRASH"))
+    backstage.hint(batch_id)
+    # Nobody takes the lease: what the worker does it does by itself.
+    over = "SELECT FROM shards WHERE state = 'running' AND lease_until < app_now() - interval '2 seconds'"
+    services.wait_until(lambda: backstage.execute(over), "the lease is over")
+    assert hung.popen.poll() is None, "it has not started the last row"
+    assert reached(hung, "renew_leases.after_commit"), "its heartbeat hangs"
+    hung.kill()
+    backstage.cancel(batch_id)
+    backstage.sweep()
+    assert backstage.status(batch_id) == "cancelled"

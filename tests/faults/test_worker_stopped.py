@@ -3,36 +3,50 @@
 import signal
 
 import services
+from brokers import rows
 from clients import User, done
 from payloads import gated, numbered
-from sqlalchemy import text
 
 
 def reasons(stack: services.Stack) -> set[str | None]:
-    engine = stack.engine()
-    with engine.connect() as connection:
-        found = set(connection.execute(text("SELECT end_reason FROM attempts")).scalars())
-    engine.dispose()
-    return found
+    return set(rows(stack, "SELECT end_reason FROM attempts"))
 
 
 def test_a_worker_that_wakes_after_its_lease_changes_nothing(checked: services.Stack) -> None:
+    """It brings half of its rows, which count for nothing, and gives up the others, which nobody has answered yet."""
     checked.api()
     checked.reconciler()
     user = User(checked)
     sleeper = checked.worker()
-    gate = checked.home / "gate"
-    batch = user.submit(numbered(400, gated(gate)))
+    early, late = checked.home / "early", checked.home / "late"
+    batch = user.submit(numbered(400, lambda number: f"AWAIT {early if number % 2 else late} {number}"))
     services.wait_until(lambda: reasons(checked), "it runs")
     sleeper.signal(signal.SIGSTOP)
     checked.worker()
     services.wait_until(lambda: "lost" in reasons(checked), "the lease ends")
-    gate.touch()
+    early.touch()
     sleeper.signal(signal.SIGCONT)
+    services.wait_until(lambda: '"ending": "lost"' in sleeper.log.read_text(), "it gives up what is not answered")
+    late.touch()
     batch = user.wait(batch.id)
     assert batch.status == "completed"
     assert set(user.results(batch)) == {f"row-{number}" for number in range(400)}
+    assert written_by_lost_attempts(checked) == 0
     assert sleeper.stop() == 0, sleeper.tail()
+
+
+def written_by_lost_attempts(stack: services.Stack) -> int:
+    (count,) = rows(
+        stack,
+        """
+        SELECT count(*) FROM results x JOIN requests r USING (batch_id, line_no)
+        JOIN shards s ON s.batch_id = x.batch_id AND s.model_no = r.model_no
+                     AND x.line_no BETWEEN s.first_line AND s.last_line
+        JOIN attempts a ON a.shard_id = s.id AND a.lease_token = x.lease_token
+        WHERE a.end_reason = 'lost'
+        """,
+    )
+    return int(count)
 
 
 def test_a_drained_worker_gives_back_what_it_has_not_started(checked: services.Stack) -> None:
@@ -54,6 +68,7 @@ def test_a_drained_worker_gives_back_what_it_has_not_started(checked: services.S
 
 
 def test_rows_that_outlast_the_drain_are_released(checked: services.Stack) -> None:
+    checked.leaves_open = True
     checked.api()
     user = User(checked)
     worker = checked.worker(PROMPTMILL_WORKER__DRAIN_SECONDS="1")

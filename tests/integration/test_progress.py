@@ -93,9 +93,9 @@ def test_a_request_is_opened_with_its_words_as_long_as_they_are_there(domain: An
     file_id = domain.upload(numbered(2))
     batch_id = domain.create(file_id)
     with db.reading(domain.engine) as connection:
-        opened = progress.open_row(connection, domain.project_id, batch_id, 2)
+        opened = progress.open_row(connection, domain.project_id, batch_id, 2, most_bytes=1_000)
     assert opened.custom_id == "row-1"
-    assert opened.request and "text 1" in opened.request
+    assert opened.request and opened.request.is_whole and "text 1" in opened.request.text
     assert opened.result is None
     with db.transaction(domain.engine) as connection:
         batches.cancel(connection, domain.project_id, batch_id)
@@ -103,9 +103,9 @@ def test_a_request_is_opened_with_its_words_as_long_as_they_are_there(domain: An
     assert domain.settle(batch_id) == "cancelled"
     assert domain.sweep()
     with db.reading(domain.engine) as connection:
-        opened = progress.open_row(connection, domain.project_id, batch_id, 2)
+        opened = progress.open_row(connection, domain.project_id, batch_id, 2, most_bytes=1_000)
     assert opened.request is None
-    assert opened.result and "batch_cancelled" in opened.result
+    assert opened.result and "batch_cancelled" in opened.result.text
 
 
 def test_another_projects_batch_has_no_pace_and_no_rows(domain: Any) -> None:
@@ -113,4 +113,14 @@ def test_another_projects_batch_has_no_pace_and_no_rows(domain: Any) -> None:
     with pytest.raises(NotFound):
         pace(domain, batch_id, "proj_other")
     with db.reading(domain.engine) as connection, pytest.raises(NotFound):
-        progress.open_row(connection, "proj_other", batch_id, 1)
+        progress.open_row(connection, "proj_other", batch_id, 1, most_bytes=1_000)
+
+
+def test_of_a_long_line_only_the_beginning_is_read(domain: Any) -> None:
+    data = numbered(1, lambda _: "@" * 10_000).replace(b"@", "\u00fc".encode())
+    batch_id = domain.create(domain.upload(data))
+    with db.reading(domain.engine) as connection:
+        for most in (999, 1_000):
+            opened = progress.open_row(connection, domain.project_id, batch_id, 1, most_bytes=most)
+            assert opened.request and not opened.request.is_whole and opened.request.bytes > 20_000
+            assert opened.request.text.endswith("\u00fc") and len(opened.request.text.encode()) >= most - 1

@@ -49,10 +49,13 @@ def test_an_estimate_counts_text_by_the_rule(tmp_path: Path) -> None:
     rows = [request("a", "x" * 40, max_tokens=10), {**request("b"), "body": {"messages": [{"content": parts}]}}]
     path.write_bytes(jsonl(rows))
     count, name = estimating.counter(None, None)
-    made = estimating.make(path, count, name, None, None)
+    made = estimating.make(estimating.bodies(path), count, name, None, None)
     assert (made.rows, made.input_tokens) == (2, 10 + 2 + 2 * estimating.TOKENS_PER_TURN)
     assert (made.answer_tokens, made.rows_without_limit, made.seconds) == (10, 1, None)
-    assert (made.answer_tokens_named, estimating.make(path, count, name, 7, None).answer_tokens) == (False, 14)
+    assert (made.answer_tokens_named, estimating.make(estimating.bodies(path), count, name, 7, None).answer_tokens) == (
+        False,
+        14,
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,4 +71,4 @@ def test_an_estimate_names_a_line_that_it_cannot_read(tmp_path: Path, line: byte
     path = tmp_path / "a"
     path.write_bytes(numbered(1) + line)
     with pytest.raises(InvalidRequest, match=f"line 2:? {reason}"):
-        estimating.make(path, *estimating.counter(None, None), None, None)
+        list(estimating.bodies(path))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import tables, writing
-from client.presets import confidence, label, parts, prompts, runs, translate
+from client import estimating, tables, writing
+from client.presets import confidence, label, parts, prompts, rehearsal, runs, translate
 from client.presets.job import Job, answer, custom_id
 from jobs.errors import InvalidRequest
 
@@ -53,6 +53,17 @@ def test_each_row_is_asked_about_in_each_language(tmp_path: Path) -> None:
     assert message["content"].endswith("\n\nGood morning")
     assert first["body"]["stop"] == ["\n"]
     assert "stop" not in json.loads(rendered[2][1][0])["body"]
+
+
+def test_a_rehearsal_counts_what_would_be_asked(tmp_path: Path) -> None:
+    table = texts(tmp_path / "a.jsonl", " ", "Good morning", "Two\nlines")
+    made = rehearsal.rehearse(table, translating(table, prompt="{{ text }}", max_tokens=10), "m", None)
+    assert (made.rows, made.requests.rows, made.requests.answer_tokens) == (3, 4, 40)
+    assert made.requests.input_tokens == 2 * (3 + 3 + 2 * estimating.TOKENS_PER_TURN)
+    document = made.document()
+    assert (document["rows"], document["requests"], document["first_prompt"]) == (3, 4, "Good morning")
+    empty = texts(tmp_path / "b.jsonl", "")
+    assert rehearsal.rehearse(empty, translating(empty), "m", None).first_prompt is None
 
 
 def test_a_language_is_a_code_or_a_name() -> None:

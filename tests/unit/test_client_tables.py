@@ -108,7 +108,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, encoding
 
 
 @pytest.mark.parametrize(
-    "cell", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "=", "+49 30 1", "-", "--1", "1\n=2"]
+    "cell", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=", "+49 30 1", "-", "--1", "1\n=2"]
 )
 def test_no_cell_of_csv_begins_like_a_formula(cell: str) -> None:
     assert writing.neutral(cell) == (cell if cell[0] == "1" else f"'{cell}")
@@ -227,16 +227,32 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out.csv"]
 
 
+def read_back(folder: Path, header: str) -> tables.Table:
+    """Return a table of the folder that has a header and no rows."""
+    path = folder / "source.csv"
+    path.write_text(header + "\n")
+    return tables.open_table(path)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"), [("a.txt", "is written as"), ("a.docx", "ends in none"), ("no/a.csv", "no folder")]
 )
 def test_an_output_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        writing.check_out(tmp_path / name, ["text"])
+        writing.check_out(tmp_path / name, read_back(tmp_path, "text"))
+
+
+def test_a_table_is_not_written_over_itself(tmp_path: Path) -> None:
+    table = read_back(tmp_path, "text")
+    (tmp_path / "link.csv").symlink_to(table.path)
+    for name in (table.path.name, "link.csv"):
+        with pytest.raises(InvalidRequest, match="is the table that is read"):
+            writing.check_out(tmp_path / name, table)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_repeated_names_are_refused_where_a_row_goes_by_them(tmp_path: Path, name: str) -> None:
-    writing.check_out(tmp_path / "a.csv", ["x", "text", "x"])
+    table = read_back(tmp_path, "x,text,x")
+    writing.check_out(tmp_path / "a.csv", table)
     with pytest.raises(InvalidRequest, match="repeats: x"):
-        writing.check_out(tmp_path / name, ["x", "text", "x"])
+        writing.check_out(tmp_path / name, table)

@@ -2,6 +2,8 @@
 "use strict";
 
 const SECONDS = 3;
+// A page that takes the server long is asked for less often: this many times as long as it took.
+const PAUSES = 20;
 
 function putBackFocus(id) {
   const element = id && document.getElementById(id);
@@ -17,6 +19,7 @@ async function refresh() {
   const live = document.getElementById("live");
   const url = live && live.dataset.refresh;
   if (!url) return;
+  const began = performance.now();
   if (!document.hidden) {
     try {
       const answer = await fetch(url, { credentials: "same-origin" });
@@ -27,7 +30,7 @@ async function refresh() {
       // The server is away; the next look may find it.
     }
   }
-  setTimeout(refresh, 1000 * SECONDS);
+  setTimeout(refresh, Math.max(1000 * SECONDS, PAUSES * (performance.now() - began)));
 }
 
 function show(live, text) {
