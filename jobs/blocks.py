@@ -15,8 +15,6 @@ from jobs.tables import files
 FLUSH_BYTES = 4_000_000
 # What a row takes beside its content, about.
 ROW_BYTES = 100
-# What is handed to COPY at once.
-PIECE_BYTES = 262_144
 COPY_LINES = "COPY lines (file_id, line_no, custom_id, model_no, content) FROM STDIN (FORMAT BINARY)"
 # Removed in one transaction: some seconds of work, far from the statement timeout.
 DROP_BYTES = 500_000_000
@@ -118,7 +116,7 @@ class Blocks:
         connection.execute(_WITHOUT_WAITING)
         connection.execute(self._touch())
         with db.driver(connection).cursor().copy(COPY_LINES) as copy:
-            for piece in pgcopy.pieces(rows, PIECE_BYTES):
+            for piece in pgcopy.pieces(rows):
                 copy.write(piece)
 
     def _touch(self) -> Insert | Update:

@@ -48,6 +48,17 @@ def seconds_open(connection: Connection, hostname: str, models: Sequence[str]) -
     return max(0.0, seconds)
 
 
+def forget(connection: Connection, *, keep_seconds: float) -> None:
+    """Forget hosts on which no engine has failed for `keep_seconds`: they run it, or are gone."""
+    statement = text(
+        """
+        DELETE FROM breakers
+        WHERE failed_at < app_now() - make_interval(secs => :seconds) AND open_until > app_now() IS NOT TRUE
+        """
+    )
+    connection.execute(statement, {"seconds": keep_seconds})
+
+
 def close(connection: Connection, hostname: str, models: Sequence[str]) -> None:
     """Forget the failures: the engine works."""
     statement = text("DELETE FROM breakers WHERE hostname = :hostname AND model = ANY(:models)")

@@ -68,7 +68,8 @@ FIGURES = (
     _BYTES,
 )
 
-# Attempts of running shards are looked up one by one, by their key.
+# Attempts of running shards are looked up one by one, by their key. A suspect that waits for its worker to show that it
+# lives (`jobs.suspects`) has none.
 _CENSUS = text(
     """
     SELECT
@@ -82,8 +83,8 @@ _CENSUS = text(
                extract(epoch FROM app_now() - min(a.started_at)) AS age,
                count(*) FILTER (WHERE s.lease_until < app_now()) AS ended,
                count(*) FILTER (WHERE s.suspect_since IS NOT NULL) AS suspects
-        FROM shards s CROSS JOIN LATERAL (
-            SELECT started_at FROM attempts WHERE shard_id = s.id AND lease_token = s.lease_token LIMIT 1) AS a
+        FROM shards s LEFT JOIN LATERAL (
+            SELECT started_at FROM attempts WHERE shard_id = s.id AND lease_token = s.lease_token LIMIT 1) AS a ON true
         WHERE s.state = 'running' GROUP BY 1, 2) AS r) AS running,
     (SELECT json_agg(b) FROM (
         SELECT status, count(*) AS batches FROM batches
@@ -166,7 +167,7 @@ def _sum(figure: Figure, rows: Sequence[Labelled], column: str) -> Family:
 def _most(figure: Figure, rows: Sequence[Labelled], column: str) -> Family:
     most: dict[tuple[str, str], float] = {}
     for labels, row in rows:
-        most[labels] = max(most.get(labels, 0), row[column])
+        most[labels] = max(most.get(labels, 0), row[column] or 0)
     return figure.family(most.items())
 
 

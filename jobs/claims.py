@@ -9,6 +9,8 @@
 
 A suspect (`jobs.suspects`) has its turn like any other, but only a worker that holds nothing else gets it. One that
 holds something is told so, and claims nothing more until that is over: a busy worker would never be alone by chance.
+The suspect is reserved for it as long as it keeps asking. Other busy workers pass the suspect over meanwhile; one that
+holds nothing takes it all the same.
 
 A hint wakes a worker and names a shard, but it does not decide: hints of a huge batch stand in front of those of a
 small one in Redis, and its shards do not. As many hints are sent as there are shards, so each shard gets its turn.
@@ -16,14 +18,16 @@ small one in Redis, and its shards do not. As many hints are sent as there are s
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from jobs.leases import Lease
+from jobs.leases import NOBODY_ABOARD, Lease
 
 # Shards that are looked at: more than workers that claim at the same moment.
 _CANDIDATES = 32
+# How long a suspect is kept for a worker that is not alone yet. It asks every second; one that has died does not.
+_RESERVED_SECONDS = 10
 
 # `{may_run}` limits what may be claimed beside the hinted shard. Batches are looked up one by one and shards by their
 # ids, whatever Postgres takes the tables' sizes for: without statistics it would join all shards with all batches.
@@ -42,19 +46,19 @@ _CLAIM = """
         CROSS JOIN LATERAL (
             SELECT s.id, s.priority, s.created_at, s.number FROM shards s
             WHERE s.state = 'queued' AND s.model = served.model AND s.project_id = p.project_id AND {may_run}
-              AND {is_open}
+              AND {is_open} AND {is_free}
             ORDER BY s.priority DESC, s.created_at, s.number LIMIT {candidates}
         ) AS first
         ORDER BY p.running, p.claimed_at NULLS FIRST, p.project_id,
                  first.priority DESC, first.created_at, first.number
         LIMIT {candidates}
     ), wanted AS (
-        SELECT s.id, s.project_id, s.suspect_since IS NOT NULL AND NOT :alone AS held_back
+        SELECT s.id, s.project_id, s.lease_until, s.suspect_since IS NOT NULL AND NOT :alone AS held_back
         FROM shards s LEFT JOIN projects_in_turn p ON p.project_id = s.project_id
         WHERE s.id = ANY(ARRAY(SELECT id FROM candidates) || CAST(:hinted AS text)) AND s.model = ANY(:models)
           AND (s.state = 'queued' OR (s.state = 'running' AND s.lease_until < app_now() AND {nobody_aboard}))
-          AND {is_open}
-        ORDER BY p.running, p.claimed_at NULLS FIRST, s.project_id,
+          AND {is_open} AND {is_free}
+        ORDER BY s.reserved_by IS DISTINCT FROM :worker_id, p.running, p.claimed_at NULLS FIRST, s.project_id,
                  s.priority DESC,
                  CASE WHEN s.batch_id = (SELECT batch_id FROM shards WHERE id = :hinted) THEN s.model_no END,
                  s.id IS DISTINCT FROM :hinted, s.created_at, s.number
@@ -63,9 +67,13 @@ _CLAIM = """
     ), earlier AS (
         UPDATE attempts a SET ended_at = app_now(), end_reason = 'lost'
         FROM wanted WHERE a.shard_id = wanted.id AND a.ended_at IS NULL
+    ), reserved AS (
+        UPDATE shards s
+        SET reserved_by = :worker_id, reserved_until = app_now() + make_interval(secs => {reserved_seconds})
+        FROM wanted WHERE s.id = wanted.id AND wanted.held_back
     ), claimed AS (
         UPDATE shards s
-        SET state = 'running', lease_token = s.lease_token + 1,
+        SET state = 'running', lease_token = s.lease_token + 1, reserved_by = NULL, reserved_until = NULL,
             lease_until = app_now() + make_interval(secs => :lease_seconds)
         FROM wanted WHERE s.id = wanted.id AND NOT wanted.held_back
         RETURNING s.*
@@ -77,41 +85,55 @@ _CLAIM = """
         INSERT INTO turns (project_id) SELECT project_id FROM claimed
         ON CONFLICT (project_id) DO UPDATE SET claimed_at = app_now()
     )
-    SELECT c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, b.source_file_id,
-           c.model_no, c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
+    SELECT wanted.id AS wanted_id, wanted.held_back,
+           c.id AS shard_id, c.lease_token AS token, c.project_id, c.batch_id, c.priority, b.source_file_id, c.model_no,
+           c.first_line, c.last_line, c.total - c.completed - c.failed AS remaining, b.endpoint,
            extract(epoch FROM b.expires_at - app_now())::float AS seconds_left,
            c.suspect_since IS NOT NULL AS is_suspect, c.model,
-           extract(epoch FROM app_now() - coalesce(
+           -- Of a lease that was not taken back, the end is that of the lease: no attempt says so yet.
+           extract(epoch FROM app_now() - coalesce(wanted.lease_until,
                (SELECT max(ended_at) FROM attempts WHERE shard_id = c.id), c.created_at))::float AS waited_seconds
     FROM wanted LEFT JOIN claimed c ON c.id = wanted.id LEFT JOIN batches b ON b.id = c.batch_id
-"""
-# Else rows may have died with their engine: the reconciler takes such a lease back, and looks into it.
-_NOBODY_ABOARD = """
-    s.suspect_since IS NULL AND NOT EXISTS (
-        SELECT FROM attempts a
-        WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
 """
 _IS_OPEN = """
     (SELECT b.status = 'in_progress' AND b.expires_at > app_now() AND b.endpoint = ANY(:endpoints)
      FROM batches b WHERE b.id = s.batch_id)
 """
-_CLAIM_HINTED = text(
-    _CLAIM.format(may_run="true", is_open=_IS_OPEN, nobody_aboard=_NOBODY_ABOARD, candidates=_CANDIDATES)
-)
-# Celery gets its chance first. A hint from a time that has not come yet counts for nothing: the clock was set back.
-_CLAIM_UNHINTED = text(
-    _CLAIM.format(
-        may_run="(s.hinted_at IS NULL"
-        " OR s.hinted_at NOT BETWEEN app_now() - make_interval(secs => :hint_seconds) AND app_now())",
-        is_open=_IS_OPEN,
-        nobody_aboard=_NOBODY_ABOARD,
-        candidates=_CANDIDATES,
+# To a busy worker, a suspect that waits for another one is not there.
+_IS_FREE = """
+    (s.suspect_since IS NULL OR :alone OR s.reserved_by = :worker_id OR s.reserved_until > app_now() IS NOT TRUE)
+"""
+
+
+def _statement(may_run: str) -> TextClause:
+    return text(
+        _CLAIM.format(
+            may_run=may_run,
+            is_open=_IS_OPEN,
+            is_free=_IS_FREE,
+            nobody_aboard=NOBODY_ABOARD,
+            candidates=_CANDIDATES,
+            reserved_seconds=_RESERVED_SECONDS,
+        )
     )
+
+
+_CLAIM_HINTED = _statement("true")
+# Celery gets its chance first. A hint from a time that has not come yet counts for nothing: the clock was set back.
+_CLAIM_UNHINTED = _statement(
+    "(s.hinted_at IS NULL OR s.hinted_at NOT BETWEEN app_now() - make_interval(secs => :hint_seconds) AND app_now())"
 )
 
 
-# What a claim comes to: a lease; nothing waits; or it is the turn of a suspect, and the worker is not alone with it.
-Claimed = Lease | Literal["be_alone"] | None
+@dataclass(frozen=True)
+class BeAlone:
+    """It is the turn of a suspect, and the worker holds something else. A claim that names it keeps it reserved."""
+
+    shard_id: str
+
+
+# What a claim comes to: a lease; nothing waits; or a suspect waits until the worker is alone.
+Claimed = Lease | BeAlone | None
 
 
 @dataclass(frozen=True)
@@ -140,4 +162,6 @@ def _take(connection: Connection, statement: TextClause, values: dict[str, Any],
     row = connection.execute(statement, values).one_or_none()
     if row is None:
         return None
-    return "be_alone" if row.shard_id is None else Lease(**row._mapping)  # noqa: SLF001  SQLAlchemy's public name
+    named = dict(row._mapping)  # noqa: SLF001  SQLAlchemy's public name
+    wanted_id, held_back = named.pop("wanted_id"), named.pop("held_back")
+    return BeAlone(wanted_id) if held_back else Lease(**named)

@@ -2,7 +2,7 @@
 
     claim     queued (or lease ended)   lease_token + 1, lease_until = now + ttl
     renew     running, same token       lease_until = now + ttl; tells which batches stop
-    mark      running, same token       requests up to a line may be started from now on
+    mark      running, same token       requests up to a line may be started from now on; tells which batches stop
     write     running, same token       results and counters in one transaction; the last one makes the shard done
     release   running, same token       back to queued, or stopped when its batch is
     recover   lease ended               back to queued, by the reconciler; with rows aboard, `jobs.suspects` does it
@@ -12,8 +12,10 @@ raises the token first, so whoever lost a lease changes nothing, however late it
 counts (`app_now`); a worker measures the time since its last success with its own monotonic clock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -62,9 +64,10 @@ class Lease:
 
 @dataclass(frozen=True)
 class Renewal:
-    """What a heartbeat learned of one lease. A lease without one is lost."""
+    """What a heartbeat or a mark learned of one lease. A lease without one is lost."""
 
     stopping: bool
+    """Its batch was cancelled, or its time is over: nothing more is to be started."""
 
 
 # Lines and results are looked up one by one, for the reason that `jobs.inputs` has: between the requests of a shard may
@@ -123,43 +126,46 @@ _RENEW = text(
 
 def renew(connection: Connection, held: Sequence[Held], *, lease_seconds: float) -> dict[Held, Renewal]:
     """Extend the leases `held`. Those missing from the answer are lost."""
-    values = {
-        "ids": [shard_id for shard_id, _ in held],
-        "tokens": [token for _, token in held],
-        "lease_seconds": lease_seconds,
-    }
-    return {(row.id, row.lease_token): Renewal(stopping=row.stopping) for row in connection.execute(_RENEW, values)}
+    return _renewals(connection.execute(_RENEW, _columns(held) | {"lease_seconds": lease_seconds}))
+
+
+def _columns(held: Collection[Held]) -> dict[str, Any]:
+    """Return leases as the statements take them."""
+    return {"ids": [shard_id for shard_id, _ in held], "tokens": [token for _, token in held]}
+
+
+def _renewals(rows: Iterable[Any]) -> dict[Held, Renewal]:
+    return {(row.id, row.lease_token): Renewal(stopping=row.stopping) for row in rows}
 
 
 # An attempt is open exactly as long as its lease counts: what ends the lease ends the attempt in the same transaction.
 _MARK = text(
     """
     WITH open AS (
-        SELECT a.shard_id, a.lease_token, mark.line FROM attempts a
+        SELECT a.shard_id, a.lease_token, mark.line,
+               b.status <> 'in_progress' OR b.expires_at <= app_now() AS stopping
+        FROM attempts a
         JOIN unnest(CAST(:ids AS text[]), CAST(:tokens AS bigint[]), CAST(:lines AS int[])) AS mark (id, token, line)
           ON a.shard_id = mark.id AND a.lease_token = mark.token
+        JOIN shards s ON s.id = a.shard_id JOIN batches b ON b.id = s.batch_id
         WHERE a.ended_at IS NULL ORDER BY a.shard_id FOR UPDATE OF a
+    ), moved AS (
+        UPDATE attempts a SET aboard_line = open.line
+        FROM open WHERE a.shard_id = open.shard_id AND a.lease_token = open.lease_token
+          AND NOT open.stopping AND open.line > coalesce(a.aboard_line, 0)
     )
-    UPDATE attempts a SET aboard_line = greatest(a.aboard_line, open.line)
-    FROM open WHERE a.shard_id = open.shard_id AND a.lease_token = open.lease_token
-    RETURNING a.shard_id, a.lease_token
+    SELECT shard_id AS id, lease_token, stopping FROM open
     """
 )
 
 
-def mark(connection: Connection, lines: Mapping[Held, int]) -> set[Held]:
-    """Record how far requests may be started, as a line for each lease. Return the leases that still count.
+def mark(connection: Connection, lines: Mapping[Held, int]) -> dict[Held, Renewal]:
+    """Record how far requests may be started, as a line for each lease, unless its batch stops.
 
-    A request is started only after its mark is committed: whoever finds a lease that ended badly knows by it which
-    requests the engine may have had aboard.
+    Those missing from the answer are lost. A request is started only after its mark is committed: whoever finds a lease
+    that ended badly knows by it which requests the engine may have had aboard.
     """
-    held = list(lines)
-    values = {
-        "ids": [shard_id for shard_id, _ in held],
-        "tokens": [token for _, token in held],
-        "lines": list(lines.values()),
-    }
-    return {(row.shard_id, row.lease_token) for row in connection.execute(_MARK, values)}
+    return _renewals(connection.execute(_MARK, _columns(lines) | {"lines": list(lines.values())}))
 
 
 @dataclass(frozen=True)
@@ -231,12 +237,13 @@ def write(connection: Connection, groups: Sequence[Written], *, uncertain: bool)
         uncertain: an earlier try of the same groups may have been committed (its COMMIT got no answer), so outcomes
             that are there already are left out.
     """
-    held = {"ids": [group.shard_id for group in groups], "tokens": [group.token for group in groups]}
+    held = _columns([group.held for group in groups])
     live = {(row.id, row.lease_token) for row in connection.execute(_LOCK, held)}
     done = {(row.id, row.lease_token) for row in connection.execute(_ALREADY_DONE, held)} if uncertain else set()
     kept = [_fresh(connection, group, uncertain=uncertain) for group in groups if group.held in live]
     with db.driver(connection).cursor().copy(COPY_RESULTS) as copy:
-        copy.write(b"".join((pgcopy.HEADER, *(_pack(group) for group in kept), pgcopy.TRAILER)))
+        for piece in pgcopy.pieces(chain.from_iterable(map(_packed, kept))):
+            copy.write(piece)
     return dict.fromkeys(done, True) | _count(connection, kept)
 
 
@@ -250,22 +257,22 @@ def _fresh(connection: Connection, group: Written, *, uncertain: bool) -> Writte
     return Written(group.shard_id, group.token, group.batch_id, fresh)
 
 
-def _pack(group: Written) -> bytes:
+def _packed(group: Written) -> Iterator[bytes]:
     start = pgcopy.row_start(7) + pgcopy.field(group.batch_id.encode())
     token = pgcopy.int8(group.token)
-    packed: list[bytes] = []
     for outcome in group.outcomes:
         code = pgcopy.NULL if outcome.code is None else pgcopy.field(outcome.code.encode())
-        packed += (start, pgcopy.int4(outcome.line_no), pgcopy.boolean(outcome.is_error))
-        packed += (pgcopy.int2(outcome.status_code), code, token, pgcopy.field(outcome.content))
-    return b"".join(packed)
+        head = (start, pgcopy.int4(outcome.line_no), pgcopy.boolean(outcome.is_error), pgcopy.int2(outcome.status_code))
+        yield b"".join((*head, code, token, pgcopy.pack_length(len(outcome.content))))
+        # By itself: it may be long.
+        yield outcome.content
 
 
 def _count(connection: Connection, groups: Sequence[Written]) -> dict[Held, bool]:
     """Add up what was written, and end the attempts whose shards are done; return, by lease, whether they are."""
     sums = [_sums(group) for group in groups]
     values = {name: [each[name] for each in sums] for name in (sums[0] if sums else ())}
-    held = {"ids": [group.shard_id for group in groups], "tokens": [group.token for group in groups]}
+    held = _columns([group.held for group in groups])
     rows = connection.execute(_COUNT, held | values) if groups else ()
     return {(row.id, row.lease_token): row.done for row in rows}
 
@@ -303,13 +310,16 @@ def release(connection: Connection, shard_id: str, token: int) -> str | None:
     return str(state)
 
 
-_RECOVER = text(
-    """
+# Of a shard `s`. Else rows may have died with their engine, and `jobs.suspects` looks into it.
+NOBODY_ABOARD = """
+    s.suspect_since IS NULL AND NOT EXISTS (
+        SELECT FROM attempts a
+        WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
+"""
+_RECOVER = """
     WITH over AS (
         SELECT s.id FROM shards s
-        WHERE s.state = 'running' AND s.lease_until < app_now() AND s.suspect_since IS NULL AND NOT EXISTS (
-            SELECT FROM attempts a
-            WHERE a.shard_id = s.id AND a.lease_token = s.lease_token AND a.aboard_line IS NOT NULL)
+        WHERE s.state = 'running' AND s.lease_until < app_now() AND {nobody_aboard}
         ORDER BY s.id FOR UPDATE OF s SKIP LOCKED
     ), ended AS (
         UPDATE shards s
@@ -322,10 +332,9 @@ _RECOVER = text(
         FROM ended WHERE a.shard_id = ended.id AND a.lease_token = ended.lease_token AND a.ended_at IS NULL
     )
     SELECT id FROM ended
-    """
-)
+"""
 
 
 def recover(connection: Connection) -> list[str]:
     """Take back every lease that has ended with nothing aboard; return the shards. `jobs.suspects` has the others."""
-    return list(connection.execute(_RECOVER).scalars())
+    return list(connection.execute(text(_RECOVER.format(nobody_aboard=NOBODY_ABOARD))).scalars())

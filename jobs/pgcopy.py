@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator
 HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
 NULL = struct.pack(">i", -1)
+# What is handed to the driver at once.
+PIECE_BYTES = 262_144
 
 _int16 = struct.Struct(">h")
 _int32 = struct.Struct(">i")
 pack_length = _int32.pack
 
 
-def pieces(rows: Iterable[bytes], size: int) -> Iterator[bytes]:
+def pieces(rows: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator[bytes]:
     """Yield a whole COPY in pieces of `size` to twice `size` bytes: the driver keeps room for the longest."""
     small: list[bytes] = [HEADER]
     small_bytes = 0

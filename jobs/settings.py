@@ -136,7 +136,8 @@ class Retention(_Section):
     unfinished_upload_seconds: Seconds = 3_600
     """When the rows of an upload that never ended are removed, seconds; parts this long after their upload expired."""
     model_memory_seconds: Seconds = 86_400
-    """A model stays known this long after a worker last served it, seconds: a worker that restarts fails no batch."""
+    """A model stays known this long after a worker last served it, seconds: a worker that restarts fails no batch. As
+    long is kept that an engine failed on a host."""
 
 
 class Reconciler(_Section):
@@ -408,13 +409,17 @@ class Worker(_Section):
     breaker_max_seconds: Seconds = 300
     """Longest such wait, seconds: a host that was mended is back within five minutes, and nobody has to tell it."""
     poll_seconds: Seconds = 10
-    """Time between looks into Postgres for shards whose message got lost, seconds. Redis may be empty or away."""
+    """Longest time until a shard whose message got lost is found in Postgres, seconds; it is looked at twice as often.
+    Redis may be empty or away."""
     flush_outcomes: Count = 512
     """Outcomes written in one transaction at most."""
     flush_seconds: Seconds = 0.2
     """Longest time an outcome waits for its transaction, seconds."""
     max_unwritten: Count = 4_096
     """Outcomes that may wait for Postgres before no new request is started."""
+    max_unwritten_bytes: Bytes = 256_000_000
+    """Bytes of outcomes that may wait for Postgres before no new request is started: embeddings and long answers fill
+    the memory long before `max_unwritten` are there. Answers of requests that run by then come on top."""
     llamacpp: LlamaCpp = LlamaCpp()
     """The llama.cpp engine."""
     vllm: Vllm = Vllm()

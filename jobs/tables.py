@@ -273,6 +273,9 @@ shards = Table(
     # Null: an ordinary shard. Else it is run alone, because its rows were aboard when an engine died; deaths under
     # leases with a higher token than this are its own (jobs.suspects).
     Column("suspect_since", BigInteger),
+    # The busy worker that a suspect waits for, and until when other busy ones pass it over.
+    Column("reserved_by", Text),
+    _moment("reserved_until"),
     Column("total", Integer, nullable=False),
     _count("completed"),
     _count("failed"),

@@ -172,26 +172,31 @@ def rotate(connection: Connection, project_id: str, endpoint_id: str, settings: 
 
 
 def seal_all(connection: Connection, settings: Webhooks) -> int:
-    """Seal every secret with the newest key, and return how many endpoints there are.
+    """Seal every secret with the newest key, and return how many endpoints there are. What is shown of each is right.
+
+    Secrets before that do not sign any more are dropped, readable or not.
 
     Raises:
         InvalidRequest: there is no key.
         ConfigurationError: a secret was sealed with a key that is not there any more; nothing is changed.
     """
-    rows = connection.execute(select(webhook_endpoints).order_by(webhook_endpoints.c.id).with_for_update()).all()
+    signs = webhook_endpoints.c.previous_secret_until > func.app_now()
+    statement = select(webhook_endpoints, signs.label("previous_signs")).order_by(webhook_endpoints.c.id)
+    rows = connection.execute(statement.with_for_update()).all()
     for row in rows:
-        sealed = {name: value and _sealed_anew(value, settings) for name, value in _secrets(row).items()}
-        statement = update(webhook_endpoints).where(webhook_endpoints.c.id == row.id)
-        connection.execute(statement.values(**sealed))
+        change = update(webhook_endpoints).where(webhook_endpoints.c.id == row.id)
+        connection.execute(change.values(**_sealed_anew(row, settings)))
     return len(rows)
 
 
-def _secrets(row: Row[Any]) -> dict[str, str | None]:
-    return {"secret": row.secret, "previous_secret": row.previous_secret}
-
-
-def _sealed_anew(stored: str, settings: Webhooks) -> str:
-    return vault.seal(vault.unseal(stored, settings.key_file), settings.key_file)
+def _sealed_anew(row: Row[Any], settings: Webhooks) -> dict[str, Any]:
+    """Return the changed columns. Not `updated_at`: by it the audit log tells this from a rotation (migration 0018)."""
+    secret = vault.unseal(row.secret, settings.key_file)
+    changed = {"secret": vault.seal(secret, settings.key_file), "secret_hint": events.secret_hint(secret)}
+    if not row.previous_signs:
+        return {**changed, "previous_secret": None, "previous_secret_until": None}
+    previous = vault.unseal(row.previous_secret, settings.key_file)
+    return {**changed, "previous_secret": vault.seal(previous, settings.key_file)}
 
 
 def _update(connection: Connection, project_id: str, endpoint_id: str, values: dict[str, Any]) -> None:

@@ -134,7 +134,7 @@ class Backstage:
         claimant = Claimant("worker_backstage", [MODEL], BATCH_ENDPOINTS, seconds)
         with db.transaction(self.engine) as connection:
             claimed = claims.claim_unhinted(connection, claimant, hint_seconds=0)
-        assert claimed != "be_alone", "it holds nothing"
+        assert not isinstance(claimed, claims.BeAlone), "it holds nothing"
         return claimed
 
     def work(self) -> None:

@@ -177,18 +177,19 @@ class Model:
 
     # Suspects. `new_id` is what the shard is called that is parted from another, if one is.
 
-    def mark(self, held: Held, line: int) -> bool:
-        """Return whether requests up to `line` may be started."""
+    def mark(self, held: Held, line: int) -> bool | None:
+        """Return whether requests up to `line` may be started; None if the lease is lost."""
         shard, token = self.shards[held[0]], held[1]
-        may = shard.attempts[token] is None
-        if may:
+        if shard.attempts[token] is not None:
+            return None
+        if may := self.is_open(shard.batch_id):
             shard.aboard[token] = max(shard.aboard.get(token, 0), line)
         return may
 
     def die(self, held: Held, line: int, new_id: str | None) -> str | None:
         if not (shard := self.holder(held)):
             return None
-        shard.aboard[shard.token] = min(shard.aboard[shard.token], line)
+        shard.aboard[shard.token] = min(shard.aboard.get(shard.token, line), line)
         shard.end_attempt("died")
         return self._judge(shard, line, new_id, waits=False)
 

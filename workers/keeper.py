@@ -63,7 +63,6 @@ class LeaseKeeper(threading.Thread):
             with db.transaction(self._database, point="renew_leases") as connection:
                 held = [run.lease.held for run in runs]
                 renewals = leases.renew(connection, held, lease_seconds=self._settings.lease_seconds)
-                fleet.note_seen(connection, self._worker_id, {**asdict(self._engine.load()), "shards": len(runs)})
         except Exception as error:  # noqa: BLE001  whatever it was, without this thread every lease is lost
             worker_metrics.HEARTBEATS.labels("failed").inc()
             log.warning("heartbeat_failed", shards=len(runs), error=db.reason(error))
@@ -71,7 +70,17 @@ class LeaseKeeper(threading.Thread):
         worker_metrics.HEARTBEATS.labels("taken").inc()
         for run in runs:
             self._apply(run, renewals.get(run.lease.held), asked_at)
+        self._note_seen(len(runs))
         return True
+
+    def _note_seen(self, shards: int) -> None:
+        """Record that this worker is there, and what it is busy with. Whatever goes wrong, the leases are renewed."""
+        try:
+            load = {**asdict(self._engine.load()), "shards": shards}
+            with db.transaction(self._database, point="note_seen") as connection:
+                fleet.note_seen(connection, self._worker_id, load)
+        except Exception as error:  # noqa: BLE001  without this thread every lease is lost
+            log.warning("note_seen_failed", error=db.reason(error))
 
     def _apply(self, run: ShardRun, renewal: leases.Renewal | None, asked_at: float) -> None:
         if renewal is None:

@@ -3,27 +3,28 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import text
 
 from jobs import (
     alive,
+    breakers,
     db,
     dispatch,
     idempotency,
     leases,
     lifecycle,
-    metrics,
     outbox,
     retention,
     suspects,
     telemetry,
-    tracing,
 )
+from jobs.errors import Unavailable
 from jobs.settings import Settings
 from workers import reconciler_metrics
+from workers.ends import end_if_over
 
 log = telemetry.get_logger(__name__)
 
@@ -71,7 +72,8 @@ class Reconciler:
         with self._alone() as alone:
             if alone:
                 for step in self._steps():
-                    self._attempt(step)
+                    if not self._stopping.is_set():
+                        self._attempt(step)
             return alone
 
     def _steps(self) -> tuple[Callable[[], None], ...]:
@@ -83,6 +85,7 @@ class Reconciler:
             self._sweep_files,
             self._forget_calls,
             self._forget_messages,
+            self._forget_breakers,
         )
 
     @contextmanager
@@ -114,11 +117,7 @@ class Reconciler:
     def _recover_with_rows(self) -> None:
         with db.reading(self._database) as connection:
             shard_ids = suspects.lost(connection)
-        for shard_id in shard_ids:
-            try:
-                self._take_back(shard_id)
-            except Exception as error:  # noqa: BLE001  one that cannot be taken back holds up no other
-                log.warning("take_back_failed", shard_id=shard_id, error=type(error).__name__)
+        self._each(shard_ids, self._take_back, "take_back_failed")
 
     def _take_back(self, shard_id: str) -> None:
         shards = self._settings.shards
@@ -127,26 +126,38 @@ class Reconciler:
                 connection, shard_id, most_deaths=shards.most_deaths, grace_seconds=shards.lease_seconds
             )
         if state:
-            reconciler_metrics.RECOVERED.labels("aboard").inc()
+            # A request that waits for its worker to show that it lives comes by again.
+            reconciler_metrics.RECOVERED.labels("aboard").inc(state != "running")
             log.warning("lease_ended_with_rows", shard_id=shard_id, state=state)
 
     def _settle(self) -> None:
         with db.reading(self._database) as connection:
             due = lifecycle.to_settle(connection)
-        for batch_id in due:
-            try:
-                self._settle_one(batch_id)
-            except Exception as error:  # noqa: BLE001  one batch that cannot be ended holds up no other
-                log.warning("settle_failed", batch_id=batch_id, error=type(error).__name__)
+        self._each(due, self._settle_one, "settle_failed")
 
     def _settle_one(self, batch_id: str) -> None:
-        started = time.monotonic()
-        with db.transaction(self._database, point="settle_missed") as connection:
-            ended = lifecycle.end(connection, batch_id, self._settings.retention)
-        if ended:
-            metrics.count_batch(ended.status, ended.state_seconds)
-            log.info("batch_ended", batch_id=batch_id, status=str(ended.status))
-            tracing.note("finalize", batch_id, time.monotonic() - started, status=str(ended.status))
+        end_if_over(self._database, batch_id, self._settings.retention, point="settle_missed", tries=1)
+
+    def _each(self, ids: Sequence[str], work: Callable[[str], None], event: str) -> None:
+        """Do `work` for each id, until this process is to stop. One that fails is logged, and holds up no other.
+
+        Raises:
+            Unavailable: Postgres is away, and would be for the next one.
+        """
+        for each in ids:
+            if self._stopping.is_set():
+                return
+            try:
+                work(each)
+            except Exception as error:  # noqa: BLE001  one that cannot be done holds up no other
+                log.warning(event, id=each, error=db.reason(error))
+                if isinstance(error, Unavailable):
+                    self._require_postgres()
+
+    def _require_postgres(self) -> None:
+        """Return if Postgres answers: one statement that takes too long is that batch's matter."""
+        with db.reading(self._database) as connection:
+            connection.execute(text("SELECT 1"))
 
     def _hint(self) -> None:
         if sent := self._dispatcher.hint_overdue(self._settings.reconciler.hint_seconds):
@@ -160,9 +171,13 @@ class Reconciler:
         with db.transaction(self._database, point="forget_messages") as connection:
             outbox.forget(connection, keep_seconds=self._settings.webhooks.keep_seconds)
 
+    def _forget_breakers(self) -> None:
+        with db.transaction(self._database, point="forget_breakers") as connection:
+            breakers.forget(connection, keep_seconds=self._settings.retention.model_memory_seconds)
+
     def _sweep_files(self) -> None:
         swept = 0
-        while swept < FILES_A_SWEEP and self._sweep_file():
+        while swept < FILES_A_SWEEP and not self._stopping.is_set() and self._sweep_file():
             swept += 1
         if swept:
             log.info("files_swept", files=swept)

@@ -65,6 +65,8 @@ class ShardRun:
     in_engine: set[asyncio.Task[Outcome]] = field(default_factory=set)
     unwritten: int = 0
     """Outcomes on their way to Postgres."""
+    written: int = 0
+    """Outcomes that this worker committed."""
     ending: Ending = Ending.DONE
     ended: threading.Event = field(default_factory=threading.Event)
     context: Context = field(default_factory=copy_context)
@@ -74,11 +76,6 @@ class ShardRun:
     def may_start(self) -> bool:
         """Whether the next row is covered by the mark."""
         return bool(self.rows) and self.rows[0].line_no <= self.marked_line
-
-    @property
-    def written(self) -> int:
-        """Rows that have their outcome; seen from another thread than the loop's, a few more or less."""
-        return self.lease.remaining - len(self.rows) - len(self.in_engine) - self.unwritten
 
     @property
     def is_lost(self) -> bool:
@@ -104,7 +101,7 @@ def _is_count(tokens: object) -> bool:
 
 
 class Window:
-    """At most `size` rows in the engine, and at most `max_unwritten` outcomes waiting for Postgres."""
+    """At most `size` rows in the engine; no row is started while too many outcomes, or bytes of them, are unwritten."""
 
     def __init__(  # noqa: PLR0913  each is a thing of its own
         self,
@@ -113,6 +110,7 @@ class Window:
         *,
         size: int,
         max_unwritten: int,
+        max_unwritten_bytes: int,
         request_timeout_seconds: float,
         max_answer_bytes: int,
         sink: Sink,
@@ -122,11 +120,11 @@ class Window:
     ) -> None:
         self._engine, self._loop, self._images = engine, loop, images
         self.size, self._max_unwritten, self._timeout = size, max_unwritten, request_timeout_seconds
-        self._max_answer_bytes = max_answer_bytes
+        self._max_unwritten_bytes, self._max_answer_bytes = max_unwritten_bytes, max_answer_bytes
         self._sink, self._on_fatal, self._on_unmarked = sink, on_fatal, on_unmarked
         self._runs: list[ShardRun] = []
         self._in_flight = 0
-        self._unwritten = 0
+        self._unwritten = self._unwritten_bytes = 0
         # Rows started since marks were asked for.
         self._started = 0
         # When each project and each batch had its last turn, counted in rows.
@@ -153,13 +151,18 @@ class Window:
         """Start to feed a shard; `run.ended` is set when there is nothing more to do."""
         self._loop.call_soon_threadsafe(self._add, run)
 
-    def written(self, run: ShardRun, count: int) -> None:
-        """Note that `count` outcomes of a shard were committed, or can never be."""
-        self._loop.call_soon_threadsafe(self._written, run, count)
+    def written(self, run: ShardRun, done: Sequence[Outcome]) -> None:
+        """Note that outcomes of a shard were committed, or, if the shard was lost before, can never be."""
+        self._loop.call_soon_threadsafe(self._written, run, len(done), _size(done))
 
     def end(self, run: ShardRun, ending: Ending, *, abort: bool) -> None:
         """Start no more rows of a shard. With `abort`, end the running ones too."""
         self._loop.call_soon_threadsafe(self._end, run, ending, abort)
+
+    def let_go(self, *, abort: bool) -> None:
+        """Start no more rows of any shard; as `end`."""
+        for run in self.runs():
+            self.end(run, Ending.LET_GO, abort=abort)
 
     async def unmarked(self) -> dict[ShardRun, int]:
         """Return how far the marks of shards should reach by now, as lines. Runs on the loop.
@@ -198,8 +201,12 @@ class Window:
         self._pump()
 
     def _pump(self) -> None:
-        while self._in_flight < self.size and self._unwritten < self._max_unwritten and (run := self._next_run()):
+        while self._in_flight < self.size and self._may_be_answered and (run := self._next_run()):
             self._start(run, run.rows.popleft())
+
+    @property
+    def _may_be_answered(self) -> bool:
+        return self._unwritten < self._max_unwritten and self._unwritten_bytes < self._max_unwritten_bytes
 
     def _next_run(self) -> ShardRun | None:
         """Return the shard whose row is next: of the project that has waited longest, the batch that comes first.
@@ -284,6 +291,7 @@ class Window:
         if not task.cancelled() and task.exception() is None:
             run.unwritten += 1
             self._unwritten += 1
+            self._unwritten_bytes += len(task.result().content)
             self._sink(run, task.result(), not run.rows and not run.in_engine)
         else:
             self._no_outcome(run, task)
@@ -301,9 +309,12 @@ class Window:
         if isinstance(task.exception(), EngineFatal | MemoryError):
             self._on_fatal()
 
-    def _written(self, run: ShardRun, count: int) -> None:
+    def _written(self, run: ShardRun, count: int, size: int) -> None:
         run.unwritten -= count
         self._unwritten -= count
+        self._unwritten_bytes -= size
+        if run.ending is not Ending.LOST:
+            run.written += count
         self._close_if_over(run)
         self._pump()
 
@@ -330,3 +341,7 @@ class Window:
             self._turns.pop(ended.batch_id, None)
         if all(lease.project_id != ended.project_id for lease in others):
             self._turns.pop(ended.project_id, None)
+
+
+def _size(done: Sequence[Outcome]) -> int:
+    return sum(len(outcome.content) for outcome in done)

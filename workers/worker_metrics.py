@@ -42,7 +42,9 @@ HEARTBEATS = Counter(
     "promptmill_heartbeats_total", "Heartbeats, `taken` by Postgres or `failed`.", ["result"], registry=REGISTRY
 )
 CLAIM_PAUSES = Counter(
-    "promptmill_claim_pauses_total", "Times that claims were paused since Postgres did not take one.", registry=REGISTRY
+    "promptmill_claim_pauses_total",
+    "Times that claims were paused since Postgres did not take one, or outcomes.",
+    registry=REGISTRY,
 )
 CLAIMS_PAUSED = Gauge("promptmill_claims_paused", "1: they are paused now.", registry=REGISTRY)
 BREAKER_WAITS = Gauge(

@@ -87,7 +87,7 @@ class Domain:
     def claim(self, shard_id: str, seconds: float = 60, worker: str = "worker_1") -> Lease | None:
         with db.transaction(self.engine) as connection:
             claimed = claims.claim(connection, shard_id, Claimant(worker, ["scripted"], BATCH_ENDPOINTS, seconds))
-        assert claimed != "be_alone"
+        assert not isinstance(claimed, claims.BeAlone)
         return claimed
 
     def claim_soon(self, shard_id: str) -> Lease:

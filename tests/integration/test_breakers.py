@@ -39,6 +39,20 @@ def test_a_breaker_is_of_one_host_and_of_each_model_of_its_engine(domain: Any) -
     assert not is_open(domain, "elsewhere")
 
 
+def test_a_host_on_which_nothing_failed_for_a_day_is_forgotten(domain: Any) -> None:
+    fail(domain, "gone")
+    domain.execute("UPDATE breakers SET failed_at = app_now() - interval '25 hours'")
+    fail(domain, "here")
+    fail(domain, "waits")
+    domain.execute(
+        "UPDATE breakers SET failed_at = app_now() - interval '25 hours', open_until = app_now() + interval '1 hour' "
+        "WHERE hostname = 'waits'"
+    )
+    with db.transaction(domain.engine) as connection:
+        breakers.forget(connection, keep_seconds=86_400)
+    assert domain.execute("SELECT DISTINCT hostname FROM breakers ORDER BY 1") == [("here",), ("waits",)]
+
+
 def test_a_row_that_runs_closes_it(domain: Any) -> None:
     for _ in range(8):
         fail(domain)

@@ -1,22 +1,27 @@
 """F93, F94, F96, F102: a batch is cancelled, or its time is over, in every state and in the moment of its end."""
 
+import asyncio
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
+import services
 from payloads import CHAT, numbered
 
 from jobs import batches, claims, db, keys, leases, lifecycle, quotas
 from jobs.batches import NewBatch
 from jobs.claims import Claimant
 from jobs.errors import AuthenticationFailed, QuotaExceeded, StateConflict
-from jobs.leases import Lease
+from jobs.leases import Lease, Row
 from jobs.protocol import BATCH_ENDPOINTS
 from jobs.states import TERMINAL, BatchStatus
+from workers.marker import Marker
+from workers.window import Ending, ShardRun
 
 RACES = 1_000
 
@@ -103,6 +108,59 @@ def test_a_batch_is_cancelled_while_its_input_is_checked(domain: Any) -> None:
     assert domain.settle(batch_id) == BatchStatus.CANCELLED
 
 
+@pytest.mark.parametrize("statement", ["status = 'cancelling'", "expires_at = app_now()"])
+def test_no_request_of_a_batch_that_stops_is_marked(domain: Any, statement: str) -> None:
+    batch_id = in_progress(domain)
+    lease = domain.claim(domain.shards(batch_id)[0].id)
+    with db.transaction(domain.engine) as connection:
+        assert leases.mark(connection, {lease.held: 2}) == {lease.held: leases.Renewal(stopping=False)}
+    domain.execute(f"UPDATE batches SET {statement}")
+    with db.transaction(domain.engine) as connection:
+        assert leases.mark(connection, {lease.held: 10}) == {lease.held: leases.Renewal(stopping=True)}
+    assert domain.execute("SELECT aboard_line FROM attempts") == [(2,)]
+
+
+class Marked:
+    """What a marker needs of a window: one shard whose mark suffices."""
+
+    def __init__(self, run: ShardRun) -> None:
+        self._run = run
+        self.ended: list[tuple[ShardRun, Ending]] = []
+
+    def runs(self) -> list[ShardRun]:
+        return [self._run] if self._run.rows else []
+
+    async def unmarked(self) -> dict[ShardRun, int]:
+        return {}
+
+    def marked(self, _run: ShardRun, _line: int) -> None: ...
+
+    def end(self, run: ShardRun, ending: Ending, *, abort: bool) -> None:
+        assert abort
+        run.rows.clear()
+        self.ended.append((run, ending))
+
+
+def test_rows_that_are_marked_already_are_held_back_within_a_second(domain: Any) -> None:
+    """Their mark need not be moved: the marker asks all the same, long before the next heartbeat."""
+    batch_id = in_progress(domain)
+    lease = domain.claim(domain.shards(batch_id)[0].id)
+    run = ShardRun(lease, deque([Row(1, "a", b"")]), lease_deadline=inf, start_deadline=inf, marked_line=10)
+    loop = asyncio.new_event_loop()
+    running = threading.Thread(target=loop.run_forever)
+    running.start()
+    window: Any = Marked(run)
+    marker = Marker(domain.engine, loop)
+    marker.feed(window)
+    cancel(domain, batch_id)
+    services.wait_until(lambda: bool(window.ended), "it is let go", 5)
+    marker.close()
+    loop.call_soon_threadsafe(loop.stop)
+    running.join()
+    loop.close()
+    assert window.ended == [(run, Ending.LET_GO)]
+
+
 @pytest.mark.parametrize("state", [completed, expired, failed])
 def test_a_batch_that_is_over_cannot_be_cancelled(domain: Any, state: Callable[[Any], str]) -> None:
     batch_id = state(domain)
@@ -128,7 +186,7 @@ def claimed(domain: Any, count: int) -> list[Lease]:
             lease = claims.claim_unhinted(
                 connection, Claimant("worker_1", ["scripted"], BATCH_ENDPOINTS, 3_600), hint_seconds=1
             )
-            assert lease and lease != "be_alone"
+            assert isinstance(lease, Lease)
             taken.append(lease)
     return taken
 

@@ -52,6 +52,21 @@ def test_what_is_over_is_not(domain: Any) -> None:
     assert seen.value("database_bytes") > 1_000_000
 
 
+def test_a_suspect_that_nobody_runs_while_it_is_judged_is_counted(domain: Any) -> None:
+    """It has a lease and no attempt."""
+    domain.new_batch(1)
+    lease = domain.claim("shard_unknown")
+    domain.execute("UPDATE attempts SET ended_at = app_now(), end_reason = 'lost', aboard_line = 1")
+    domain.execute(
+        "UPDATE shards SET suspect_since = 0, lease_token = lease_token + 1 WHERE id = :id", id=lease.shard_id
+    )
+    seen = Figures(domain)
+    assert seen.value("suspect_shards") == 1
+    assert seen.value("running_shards", model="scripted") == 1
+    assert seen.value("oldest_lease_seconds", model="scripted") == 0
+    domain.execute("UPDATE shards SET state = 'queued', lease_until = NULL")
+
+
 def test_a_worker_lives_is_silent_or_has_said_goodbye(domain: Any) -> None:
     with db.transaction(domain.engine) as connection:
         fleet.register(connection, "leaver", engine="none", models=["left"], endpoints=[])

@@ -137,3 +137,13 @@ def test_a_claim_looks_up_few_rows_even_without_statistics(domain: Any, huge: Te
         connection.rollback()
     domain.execute("DELETE FROM shards WHERE project_id LIKE 'p%' AND total = 1")
     domain.execute("DELETE FROM batches WHERE input_file_id = 'file-x'")
+
+
+def test_a_shard_whose_lease_ended_has_waited_since_then(domain: Any, huge: Tenant) -> None:
+    """Nobody took it back: the claim that finds it ends the earlier attempt itself."""
+    (shard,) = domain.shards(huge.submit(10))
+    domain.claim(shard.id)
+    domain.execute(
+        "UPDATE shards SET created_at = app_now() - interval '1 hour', lease_until = app_now() - interval '5 s'"
+    )
+    assert 5 <= domain.claim(shard.id).waited_seconds < 60

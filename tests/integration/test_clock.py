@@ -69,7 +69,8 @@ def test_a_hint_from_a_time_that_has_not_come_yet_is_sent_again_and_waited_for_b
         assert hints.to_hint(connection, hint_seconds=30)["scripted"].overdue == [shard.id]
         by = Claimant("worker_1", ["scripted"], BATCH_ENDPOINTS, 60)
         lease = claims.claim_unhinted(connection, by, hint_seconds=10)
-    assert lease and lease != "be_alone" and lease.shard_id == shard.id
+    assert isinstance(lease, Lease)
+    assert lease.shard_id == shard.id
 
 
 def test_a_jump_shortens_or_lengthens_a_window_by_the_database_alone(domain: Any) -> None:

@@ -49,7 +49,7 @@ def mixed(count: int, models: Sequence[str] = MODELS) -> bytes:
 def claim(domain: Any, hinted: str, models: Sequence[str] = MODELS) -> Lease | None:
     with db.transaction(domain.engine) as connection:
         claimed = claims.claim(connection, hinted, Claimant("w", models, [CHAT], 60))
-    assert claimed != "be_alone"
+    assert not isinstance(claimed, claims.BeAlone)
     return claimed
 
 

@@ -260,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         return Claimant("worker_2", ["scripted"], BATCH_ENDPOINTS, LEASE_SECONDS)
 
     def _claimed(self, lease: claims.Claimed, claimable: set[str]) -> Any:
-        assert lease != "be_alone", "everybody holds nothing else"
+        assert not isinstance(lease, claims.BeAlone), "everybody holds nothing else"
         assert (lease is None) == (not claimable)
         if lease is None:
             return multiple()
@@ -320,8 +320,8 @@ class Machine(RuleBasedStateMachine):
         if holder.lines:
             line = holder.lines[:count][-1]
             with db.transaction(self.domain.engine) as connection:
-                live = leases.mark(connection, {holder.lease.held: line})
-            assert (holder.lease.held in live) == self.model.mark(holder.lease.held, line)
+                renewal = leases.mark(connection, {holder.lease.held: line}).get(holder.lease.held)
+            assert (renewal and not renewal.stopping) == self.model.mark(holder.lease.held, line)
 
     def die(self, holder: Holder, count: int) -> None:
         """The engine dies of rows that it has aboard, and the worker says so as its last words."""

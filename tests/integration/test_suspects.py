@@ -7,7 +7,7 @@ import pytest
 from payloads import CHAT, jsonl, parse, request
 
 from jobs import claims, content, db, leases, suspects
-from jobs.claims import Claimant
+from jobs.claims import BeAlone, Claimant
 from jobs.leases import Lease
 
 GRACE_SECONDS = 60
@@ -15,7 +15,7 @@ GRACE_SECONDS = 60
 
 def mark(domain: Any, lease: Lease, line: int) -> set[leases.Held]:
     with db.transaction(domain.engine) as connection:
-        return leases.mark(connection, {lease.held: line})
+        return set(leases.mark(connection, {lease.held: line}))
 
 
 def died(domain: Any, lease: Lease, started: int) -> str | None:
@@ -264,17 +264,60 @@ def test_a_suspect_of_a_batch_that_stops_is_stopped(domain: Any) -> None:
     assert domain.settle(batch_id) == "cancelled"
 
 
-def test_only_a_worker_that_holds_nothing_gets_a_suspect(domain: Any) -> None:
-    batch_id = domain.new_batch(10)
-    lease = claim(domain)
-    mark(domain, lease, 10)
-    died(domain, lease, 10)
-    busy = Claimant("worker_2", ["scripted"], [CHAT], 60, alone=False)
+def claim_busy(domain: Any, worker: str, hinted: str = "shard_unknown") -> claims.Claimed:
+    """Claim for a worker that holds something already."""
+    busy = Claimant(worker, ["scripted"], [CHAT], 60, alone=False)
     with db.transaction(domain.engine) as connection:
-        assert claims.claim(connection, "shard_unknown", busy) == "be_alone"
-        assert claims.claim_unhinted(connection, busy, hint_seconds=10) == "be_alone"
-    assert domain.shards(batch_id)[0].state == "queued"
+        return claims.claim(connection, hinted, busy)
+
+
+def suspect(domain: Any, count: int) -> str:
+    """Make a batch, and of its first ten requests a suspect; return its id. The rest is in shards behind it."""
+    batch_id = domain.new_batch(count)
+    lease = claim(domain)
+    mark(domain, lease, lease.last_line)
+    died(domain, lease, lease.last_line)
+    return str(domain.shards(batch_id)[0].id)
+
+
+def test_only_a_worker_that_holds_nothing_gets_a_suspect(domain: Any) -> None:
+    suspect_id = suspect(domain, 10)
+    busy = Claimant("worker_2", ["scripted"], [CHAT], 60, alone=False)
+    assert claim_busy(domain, "worker_2") == BeAlone(suspect_id)
+    with db.transaction(domain.engine) as connection:
+        assert claims.claim_unhinted(connection, busy, hint_seconds=10) == BeAlone(suspect_id)
+    assert domain.execute("SELECT state FROM shards") == [("queued",)]
     assert claim(domain).is_suspect
+
+
+def test_one_busy_worker_waits_for_a_suspect_and_the_others_go_on(domain: Any) -> None:
+    suspect_id = suspect(domain, 50)
+    assert claim_busy(domain, "worker_1") == BeAlone(suspect_id)
+    for worker in ("worker_2", "worker_3", "worker_2"):
+        taken = claim_busy(domain, worker, hinted=suspect_id)
+        assert isinstance(taken, Lease)
+        assert not taken.is_suspect
+        assert claim_busy(domain, "worker_1", hinted=suspect_id) == BeAlone(suspect_id), "it waits for this one only"
+    assert domain.claim(suspect_id).shard_id == suspect_id
+
+
+def test_a_suspect_is_not_kept_for_a_worker_that_asks_no_more(domain: Any) -> None:
+    suspect_id = suspect(domain, 10)
+    assert claim_busy(domain, "worker_1") == BeAlone(suspect_id)
+    assert claim_busy(domain, "worker_2") is None
+    domain.later("11 seconds")
+    assert claim_busy(domain, "worker_2") == BeAlone(suspect_id)
+    assert claim_busy(domain, "worker_1") is None
+
+
+def test_each_suspect_has_a_worker_that_waits_for_it(domain: Any) -> None:
+    domain.new_batch(20)
+    held = [claim(domain), claim(domain)]
+    for lease in held:
+        mark(domain, lease, lease.last_line)
+        died(domain, lease, lease.last_line)
+    waiting = [claim_busy(domain, worker) for worker in ("worker_1", "worker_2", "worker_3")]
+    assert waiting == [BeAlone(held[0].shard_id), BeAlone(held[1].shard_id), None]
 
 
 def test_the_requests_of_other_models_in_between_are_not_aboard(domain: Any) -> None:

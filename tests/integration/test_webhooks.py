@@ -448,6 +448,42 @@ def test_a_secret_whose_key_is_lost_holds_up_no_other(domain: Any, hooks: Hooks,
         webhooks.seal_all(connection, after)
 
 
+def rotations(domain: Any) -> int:
+    return int(domain.execute("SELECT count(*) FROM audit_log WHERE action = 'webhook.rotated'")[0][0])
+
+
+def test_sealing_sets_right_what_is_shown_and_is_no_rotation(domain: Any, hooks: Hooks) -> None:
+    endpoint_id = hooks.add()
+    secret = hooks.find(endpoint_id).signing_secret
+    # As a release that did not seal left it.
+    domain.execute("UPDATE webhook_endpoints SET secret = :secret, secret_hint = NULL", secret=secret)
+    for _ in range(2):
+        with hooks.later() as connection:
+            webhooks.seal_all(connection, SETTINGS)
+    assert hooks.find(endpoint_id).signing_secret_hint == f"whsec_...{secret[-5:]}"
+    assert rotations(domain) == 0
+
+
+def test_a_rotation_is_noted_where_nothing_was_shown_of_the_secret(domain: Any, hooks: Hooks) -> None:
+    endpoint_id = hooks.add()
+    domain.execute("UPDATE webhook_endpoints SET secret_hint = NULL")
+    with hooks.later(1) as connection:
+        webhooks.rotate(connection, hooks.project_id, endpoint_id, SETTINGS, keep_old=False)
+    assert rotations(domain) == 1
+
+
+def test_a_secret_that_signs_no_more_need_not_be_readable_to_seal(domain: Any, hooks: Hooks) -> None:
+    endpoint_id = hooks.add()
+    with hooks.later() as connection:
+        webhooks.rotate(connection, hooks.project_id, endpoint_id, SETTINGS, keep_old=True)
+    domain.execute("UPDATE webhook_endpoints SET previous_secret = 'of a key that is gone'")
+    with pytest.raises(ConfigurationError), hooks.later() as connection:
+        webhooks.seal_all(connection, SETTINGS)
+    with hooks.later(webhooks.OVERLAP_SECONDS + 1) as connection:
+        assert webhooks.seal_all(connection, SETTINGS) == 1
+    assert domain.execute("SELECT previous_secret FROM webhook_endpoints") == [(None,)]
+
+
 def test_without_a_key_there_are_no_webhooks(domain: Any, hooks: Hooks) -> None:
     with pytest.raises(InvalidRequest, match="no key"), hooks.later() as connection:
         webhooks.create(connection, hooks.project_id, WebhookEndpointCreate(url=URL), Webhooks())

@@ -6,6 +6,7 @@ import pytest
 import services
 
 from jobs import db, leases
+from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.outcomes import success
 from workers.window import ShardRun
@@ -20,12 +21,15 @@ class Reports:
     def __init__(self, domain: Any, flush_seconds: float) -> None:
         self.written: list[tuple[ShardRun, int]] = []
         self.lost: list[ShardRun] = []
+        self.trouble: list[Exception] = []
         self.writer = Writer(
             domain.engine,
             flush_outcomes=4,
             flush_seconds=flush_seconds,
-            written=lambda *item: self.written.append(item),
+            patience_seconds=0.3,
+            written=lambda run, outcomes: self.written.append((run, len(outcomes))),
             lost=self.lost.append,
+            trouble=self.trouble.append,
         )
         self.writer.start()
 
@@ -115,3 +119,54 @@ def test_of_two_shards_the_one_that_was_lost_is_reported(domain: Any, started: A
     services.wait_until(lambda: reports.count() == 4, "both are reported")
     assert reports.lost == [lost]
     assert domain.execute("SELECT count(*) AS rows FROM results")[0].rows == 2
+
+
+def refusing(refused: ShardRun, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every transaction fail that holds outcomes of a shard."""
+    write = leases.write
+
+    def fail(connection: Any, groups: Any, **how: Any) -> Any:
+        written = write(connection, groups, **how)
+        if refused.lease.held in [group.held for group in groups]:
+            raise error
+        return written
+
+    monkeypatch.setattr(leases, "write", fail)
+
+
+def test_a_shard_that_cannot_be_written_costs_no_other(
+    domain: Any, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good, reports = leased(domain, 2), leased(domain, 2), started(NEVER)
+    refusing(bad, RuntimeError(), monkeypatch)
+    reports.put(bad, 1, 2)
+    reports.put(good, 1, 2, last=True)
+    services.wait_until(lambda: reports.count() == 4, "both are reported")
+    assert reports.lost == [bad]
+    assert reports.trouble
+    rows = domain.execute("SELECT batch_id FROM results")
+    assert [row.batch_id for row in rows] == [good.lease.batch_id] * 2
+
+
+def test_outcomes_that_always_take_too_long_are_given_up(
+    domain: Any, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease goes on: heartbeats keep it."""
+    run, reports = leased(domain, 2), started(NEVER)
+    refusing(run, Unavailable(), monkeypatch)
+    reports.put(run, 1, 2, last=True)
+    services.wait_until(lambda: reports.count() == 2, "it is reported")
+    assert reports.lost == [run]
+    assert [type(error) for error in reports.trouble] == [Unavailable]
+    assert stored(domain) == []
+
+
+def test_long_outcomes_do_not_wait_and_are_alone(domain: Any, started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.writer.FLUSH_BYTES", 1_000_000)
+    run, reports = leased(domain, 5), started(NEVER)
+    for line_no in (1, 2):
+        reports.writer.put(run, success(line_no, f"row-{line_no - 1}", {"x": "é" * 1_000_000}), False)
+    services.wait_until(lambda: reports.count() == 2, "both are written")
+    assert [count for _, count in reports.written] == [1, 1]
+    lengths = domain.execute("SELECT octet_length(content) AS bytes FROM results")
+    assert all(row.bytes > 2_000_000 for row in lengths)

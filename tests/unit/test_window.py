@@ -63,7 +63,7 @@ class GatedEngine:
 class Bench:
     """A window on a loop of its own, and what came out of it."""
 
-    def __init__(self, size: int = 2, timeout: float = 60) -> None:
+    def __init__(self, size: int = 2, timeout: float = 60, max_unwritten_bytes: int = 1_000_000) -> None:
         self.engine = GatedEngine()
         self.loop = asyncio.new_event_loop()
         self.outcomes: list[tuple[ShardRun, Outcome, bool]] = []
@@ -74,6 +74,7 @@ class Bench:
             self.loop,
             size=size,
             max_unwritten=100,
+            max_unwritten_bytes=max_unwritten_bytes,
             request_timeout_seconds=timeout,
             max_answer_bytes=1_000_000,
             sink=lambda *item: self.outcomes.append(item),
@@ -123,8 +124,8 @@ class Bench:
         self.turn()
 
     def write_all(self) -> None:
-        for run, _, _ in self.outcomes:
-            self.window.written(run, 1)
+        for run, outcome, _ in self.outcomes:
+            self.window.written(run, [outcome])
         self.turn()
 
     def close(self) -> None:
@@ -296,6 +297,34 @@ def test_outcomes_that_wait_for_postgres_hold_back_new_rows() -> None:
     assert set(bench.engine.running) == {"b"}
     bench.finish("b")
     bench.close()
+
+
+def test_bytes_that_wait_for_postgres_hold_back_new_rows() -> None:
+    bench = Bench(size=1, max_unwritten_bytes=10)
+    bench.run("a", "b")
+    bench.finish("a")
+    assert not bench.engine.running
+    bench.write_all()
+    assert set(bench.engine.running) == {"b"}
+    bench.finish("b")
+    bench.close()
+
+
+def test_rows_that_were_never_started_do_not_count_as_written(bench: Bench) -> None:
+    run = bench.run("a", "b", "c")
+    bench.finish("a")
+    bench.window.end(run, Ending.LET_GO, abort=True)
+    bench.write_all()
+    assert run.ended.is_set()
+    assert run.written == 1
+
+
+def test_what_a_lost_shard_could_not_write_does_not_count_as_written(bench: Bench) -> None:
+    run = bench.run("a", "b")
+    bench.finish("a")
+    bench.window.end(run, Ending.LOST, abort=True)
+    bench.write_all()
+    assert run.written == 0
 
 
 def test_a_row_is_started_only_when_its_mark_is_set(bench: Bench) -> None:

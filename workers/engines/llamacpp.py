@@ -123,21 +123,22 @@ class LlamaCppEngine:
 
     async def _run_choices(self, endpoint: str, asked: Sampling) -> Body:
         with self._progress:
-            reuse = {"cache_prompt": self._may_reuse_prompts()}
-            choices = [self._ask(endpoint, _payload(asked, number) | reuse) for number in range(asked.n or 1)]
+            choices = [self._ask(endpoint, _payload(asked, number)) for number in range(asked.n or 1)]
             answers = await _all(choices)
             self._progress.advance()
         return _merge(answers, asked)
 
-    def _may_reuse_prompts(self) -> bool:
-        """Tell whether what was read of earlier prompts may be used again: while there is one project only.
+    def _reuse(self, endpoint: str) -> Body:
+        """Return whether what was read of earlier prompts may be used again: while there is one project only.
 
         llama.cpp knows no salt, and says in `usage` how much it had read before: what others asked could be guessed.
         """
-        return len(self._tenants) <= 1
+        return {} if endpoint == EMBEDDINGS else {"cache_prompt": len(self._tenants) <= 1}
 
     async def _ask(self, endpoint: str, payload: Body) -> Body:
         async with self._turns:
+            # Asked now: another project may have come while this request waited.
+            payload |= self._reuse(endpoint)
             try:
                 # Encoded by msgspec, which writes what httpx's own encoder refuses (and half surrogates it does not).
                 response = await self._client.post(
