@@ -7,8 +7,9 @@
 # MODEL_27B, MODEL_1B, MODEL_270M: folders of Gemma 3, the first two as shapes with random weights; TEMPLATE: Gemma's chat
 # template, which shapes lack. PYTHON: of the API; WORKER_PYTHON: of vLLM. A step that fails is told, and the next one runs.
 set -u
-half=$1 out=$2
+half=${1:?first or second} out=$(realpath -m "${2:?a folder for results}") TEMPLATE=$(realpath "${TEMPLATE:?}")
 PYTHON=${PYTHON:-.venv/bin/python} WORKER_PYTHON=${WORKER_PYTHON:-.venv-gpu/bin/python}
+for model in MODEL_27B MODEL_1B MODEL_270M; do declare "$model=$(realpath "${!model:?}")"; done
 cd "$(dirname "$0")/.." && mkdir -p "$out"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1
 
@@ -43,7 +44,8 @@ else
     service 1b-three "$MODEL_1B" --load-format dummy --sequences 512 --workers 3 --memory-share 0.3 --scenarios G4:2400:2
     service 270m "$MODEL_270M" --scenarios TEXTS:80
     generate 270m-chat "$MODEL_270M" "$out/270m/questions.jsonl" '{"max_model_len": 4096}' --texts "$out/270m/chat.jsonl"
-    step 270m-same diff <(sort "$out/270m/texts.jsonl") <(sort "$out/270m/chat.jsonl")
+    sort "$out/270m/texts.jsonl" >"$out/270m/ours" && sort "$out/270m/chat.jsonl" >"$out/270m/theirs"
+    step 270m-same test -s "$out/270m/ours" -a "$(cat "$out/270m/ours")" = "$(cat "$out/270m/theirs")"
     generate 27b-generate "$MODEL_27B" "$out/translation.jsonl" "{$same, \"max_num_seqs\": 512, \"quantization\": \"fp8\"}"
     step 27b-run-batch "$WORKER_PYTHON" bench/gpu_run_batch.py --model "$MODEL_27B" --rows "$out/translation.jsonl" \
         --arguments "{\"load-format\": \"dummy\", \"quantization\": \"fp8\", \"max-model-len\": 4096, \"chat-template\": \"$TEMPLATE\"}"

@@ -14,7 +14,7 @@ log = telemetry.get_logger(__name__)
 # Between two rounds, however fast the engine is: one statement, for all shards that this worker runs.
 PAUSE_SECONDS = 0.05
 RETRY_SECONDS = 1.0
-# How often Postgres is asked about shards whose marks suffice: a cancelled batch starts nothing later than that.
+# How often Postgres is asked about shards whose marks suffice: a cancelled batch starts nothing and runs no longer than that.
 LOOK_SECONDS = 1.0
 
 
@@ -48,7 +48,7 @@ class Marker(threading.Thread):
 
     def run(self) -> None:
         while not self._closing.is_set():
-            self._due.wait(LOOK_SECONDS)
+            self._due.wait(max(0.0, min(LOOK_SECONDS, self._look_at - time.monotonic())))
             self._due.clear()
             self._closing.wait(PAUSE_SECONDS if self._round() else RETRY_SECONDS)
 
@@ -66,13 +66,13 @@ class Marker(threading.Thread):
         return True
 
     def _lines(self) -> dict[ShardRun, int]:
-        """Return how far marks should reach; now and then of all shards with rows left, to hear which batches stop."""
+        """Return how far marks should reach; now and then of all shards under way, to hear which batches stop."""
         assert self._window, "fed before it was started"
         due = asyncio.run_coroutine_threadsafe(self._window.unmarked(), self._loop).result()
         if time.monotonic() < self._look_at:
             return due
         self._look_at = time.monotonic() + LOOK_SECONDS
-        return {run: run.marked_line for run in self._window.runs() if run.rows} | due
+        return {run: run.marked_line for run in self._window.runs() if run.rows or run.in_engine} | due
 
     def _apply(self, run: ShardRun, line: int, renewal: leases.Renewal | None) -> None:
         assert self._window, "fed before it was started"

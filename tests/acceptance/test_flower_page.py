@@ -68,7 +68,7 @@ def shown(servers: services.Servers, template: str, tmp_path_factory: pytest.Tem
 def test_a_shard_goes_from_received_to_succeeded_before_ones_eyes(shown: Shown, tmp_path: Path) -> None:
     with browser.tab(tmp_path, http_credentials=LOGIN, viewport={"width": 1500, "height": 640}) as tab:
         tab.page.goto(f"{shown.url}/tasks")
-        batch = shown.user.submit(numbered(ROWS, lambda number: f"SLEEP 0.4 CANARY {number}"))
+        batch = shown.user.submit(numbered(ROWS, lambda number: f"SLEEP 1 CANARY {number}"))
         sights = watch(tab)
         rows = read(tab)
         assert tab.hosts == {shown.url.removeprefix("http://")}, "nothing comes from elsewhere"

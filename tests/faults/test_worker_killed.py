@@ -10,7 +10,7 @@ LEASE_AND_SWEEP = sum(
     float(services.SHORT_LEASES[name])
     for name in ("PROMPTMILL_SHARDS__LEASE_SECONDS", "PROMPTMILL_RECONCILER__SWEEP_SECONDS")
 )
-A_FEW_SECONDS = 10
+A_FEW_SECONDS = 30
 # From the last sign of life of a dead worker, which made its leases longer, until its work was free.
 FREE_AFTER = """
     SELECT extract(epoch FROM max(a.ended_at - greatest(a.started_at, w.seen_at)))::float

@@ -147,17 +147,19 @@ def test_rows_that_are_marked_already_are_held_back_within_a_second(domain: Any)
     lease = domain.claim(domain.shards(batch_id)[0].id)
     run = ShardRun(lease, deque([Row(1, "a", b"")]), lease_deadline=inf, start_deadline=inf, marked_line=10)
     loop = asyncio.new_event_loop()
-    running = threading.Thread(target=loop.run_forever)
+    running = threading.Thread(target=loop.run_forever, daemon=True)
     running.start()
     window: Any = Marked(run)
     marker = Marker(domain.engine, loop)
     marker.feed(window)
-    cancel(domain, batch_id)
-    services.wait_until(lambda: bool(window.ended), "it is let go", 5)
-    marker.close()
-    loop.call_soon_threadsafe(loop.stop)
-    running.join()
-    loop.close()
+    try:
+        cancel(domain, batch_id)
+        services.wait_until(lambda: bool(window.ended), "it is let go", 30)
+    finally:
+        marker.close()
+        loop.call_soon_threadsafe(loop.stop)
+        running.join()
+        loop.close()
     assert window.ended == [(run, Ending.LET_GO)]
 
 

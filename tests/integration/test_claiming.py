@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ class Idle:
         return ()
 
 
-def worker(domain: Any, worker_id: str) -> Claiming:
+def worker(domain: Any, worker_id: str, draining: threading.Event | None = None) -> Claiming:
     idle: Any = Idle()
     return Claiming(
         domain.settings,
@@ -45,7 +46,7 @@ def worker(domain: Any, worker_id: str) -> Claiming:
         idle,
         idle,
         worker_id=worker_id,
-        draining=threading.Event(),
+        draining=draining or threading.Event(),
         on_too_old=lambda: None,
     )
 
@@ -61,10 +62,12 @@ def suspect(domain: Any) -> str:
 
 def test_of_three_busy_workers_one_waits_for_a_suspect_and_two_go_on(domain: Any) -> None:
     domain.new_batch(60)
-    workers = [worker(domain, f"worker_{number}") for number in range(3)]
+    over = threading.Event()
+    workers = [worker(domain, f"worker_{number}", over) for number in range(3)]
     held = [each.take_hinted("shard_unknown") for each in workers]
     suspect_id = suspect(domain)
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(3) as pool, ExitStack() as end:
+        end.callback(over.set)
         taking: list[Future[Taken]] = [pool.submit(each.take_hinted, suspect_id) for each in workers]
         went_on: set[Future[Taken]] = set()
         while len(went_on) < 2:

@@ -49,7 +49,7 @@ def upgrade():
     op.execute("CREATE TABLE limits AS SELECT name, setting FROM pg_settings WHERE name LIKE '%_timeout'")
 """
 # Longer than a migration waits for a lock, by far, and shorter than anybody else does (`db.LOCK_SECONDS`).
-STALL_SECONDS = 6
+STALL_SECONDS = 9
 
 
 def expand(domain: Any, folder: Path, code: str = EXPAND) -> None:

@@ -2,10 +2,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import invariants
 import pytest
 import services
 
-from jobs import db, leases
+from jobs import db, leases, telemetry
 from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.outcomes import success
@@ -170,3 +171,16 @@ def test_long_outcomes_do_not_wait_and_are_alone(domain: Any, started: Any, monk
     assert [count for _, count in reports.written] == [1, 1]
     lengths = domain.execute("SELECT octet_length(content) AS bytes FROM results")
     assert all(row.bytes > 2_000_000 for row in lengths)
+
+
+def test_an_outcome_that_is_there_already_is_logged_in_the_words_that_the_invariants_look_for(
+    domain: Any, started: Callable[[float], Reports], capfd: pytest.CaptureFixture[str]
+) -> None:
+    telemetry.configure("info", "worker")
+    run = leased(domain, 3)
+    domain.write(run.lease, [1])
+    reports = started(0.01)
+    reports.put(run, 1, last=True)
+    services.wait_until(lambda: reports.lost, "it is refused")
+    said = capfd.readouterr().err.splitlines()
+    assert [line for line in said if all(word in line for word in invariants.RUN_AGAIN)]

@@ -214,7 +214,7 @@ KINDS: dict[str, Callable[[Antagonist, Fault], None]] = {
         for name in TOXICS
     },
     **{
-        f"line of a worker to {server}: reset": lambda self, fault, server=server: self._reset(fault, server)  # type: ignore[misc]
+        f"line of a worker to {server}: reset once": lambda self, fault, server=server: self._reset(fault, server)  # type: ignore[misc]
         for server in ("Postgres", "Redis")
     },
 }
