@@ -14,7 +14,7 @@ log = telemetry.get_logger(__name__)
 # Between two rounds, however fast the engine is: one statement, for all shards that this worker runs.
 PAUSE_SECONDS = 0.05
 RETRY_SECONDS = 1.0
-# How often Postgres is asked about shards whose marks suffice: a cancelled batch starts nothing and runs no longer than that.
+# How often Postgres is asked about shards whose marks suffice: a cancelled batch goes on no longer than that.
 LOOK_SECONDS = 1.0
 
 
