@@ -86,6 +86,8 @@ def serve(settings: Settings) -> None:
         create_app(settings),
         host=settings.api.host,
         port=settings.api.port,
+        # It bounds the head of a call, and httptools, which uvicorn would take where it is installed, does not.
+        http="h11",
         log_config=None,
         access_log=False,
         server_header=False,

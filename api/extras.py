@@ -9,7 +9,6 @@ MODULES = {
         "circus",
         "fastapi",
         "flower",
-        "httptools",
         "jinja2",
         "openai",
         "python_multipart",

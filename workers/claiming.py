@@ -115,6 +115,8 @@ class Claiming:
                 self._is_to_be_alone = True
                 # Another worker may be alone before, and take the suspect.
                 self._wait_for_room(ASK_AGAIN_SECONDS)
+                if time.monotonic() < self._paused_until and not self._draining.is_set():
+                    continue
                 started, lease = time.monotonic(), self._claim_if_needed(partial(self._claim, lease.shard_id))
             self._is_to_be_alone = lease is not None and lease.is_suspect
             if lease is None:

@@ -277,11 +277,13 @@ def _require_leave(options: Options, more: str = "") -> None:
 
 def _taken_up(options: Options, remembered: "State") -> "State":
     from client import show
+    from client.presets import state
     from jobs.errors import InvalidRequest
 
     if remembered.finished:
         show.note(f"Running again what failed for {options.out}: {remembered.failed_rows} rows.")
-        remembered.window = options.window or remembered.window
+        # A time of its own, and a window that the server refused is not asked for again.
+        remembered.window = options.window or state.WINDOW
     elif options.window in (None, remembered.window):
         show.note(f"Going on with the run for {options.out} that was interrupted.")
     else:

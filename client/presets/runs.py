@@ -141,6 +141,8 @@ def _submit_all(
 
 def _submit(sdk: OpenAI, part: Part, out: Path, remembered: State) -> list[Batch]:
     if part.number > len(remembered.parts):
+        if remembered.finished:
+            raise changed(out)
         remembered.parts.append(PartState(part.sha256))
     own = remembered.parts[part.number - 1]
     if own.sha256 != part.sha256:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import services
 import wire
+from memory import Peak
 from payloads import numbered
 
 BODY = wire.form(numbered(3))
+ENDLESS_PIECES = 500
 
 
 def framed(server: Any, *headers: str, body: bytes = BODY) -> int:
@@ -127,3 +129,26 @@ def test_f60_an_archive_is_no_input(server: Any, content: bytes, name: str) -> N
     assert b"invalid_file_format" in answer
     assert name.encode() in answer
     assert server.has_nothing()
+
+
+PIECE = b"a" * 60_000
+# Each goes on for ever after its beginning; no key was asked for.
+ENDLESS = {
+    "address": (b"GET /", PIECE),
+    "header": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ", PIECE),
+    "headers": (b"GET / HTTP/1.1\r\nHost: x\r\n", b"X-Many: 1\r\n" * 6_000),
+    "trailers": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-Many: 1\r\n" * 6_000),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_head_without_end_is_refused_in_flat_memory(server: Any, name: str) -> None:
+    """What is read before a key is looked at is bounded, by the HTTP parser."""
+    beginning, piece = ENDLESS[name]
+    with Peak(server.pid) as peak, wire.connection(server.port) as opened, contextlib.suppress(ConnectionError):
+        opened.sendall(beginning)
+        for _ in range(ENDLESS_PIECES):
+            opened.sendall(piece)
+        pytest.fail("it took all of it")
+    assert peak.peak - peak.idle < 10_000_000
+    assert wire.ask(server.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") == 200

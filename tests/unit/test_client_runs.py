@@ -322,6 +322,22 @@ def test_nothing_is_run_again_for_another_table(sdk: OpenAI, server: Server, sou
     assert kept and kept.finished
 
 
+def test_nothing_is_submitted_for_rows_that_were_added_behind_a_finished_run(
+    sdk: OpenAI, server: Server, source: Path, tmp_path: Path
+) -> None:
+    """Two rows fill a batch, so that the parts that there were are as they were."""
+    source.write_text("text\none\ntwo\n")
+    server.rejected = {"two"}
+    out = tmp_path / "b.csv"
+    assert run(sdk, source, out).failed_rows == 1
+    source.write_text("text\none\ntwo\nthree\n")
+    with pytest.raises(InvalidRequest, match="another input or other options"):
+        run(sdk, source, out)
+    assert len(server.batches) == 1
+    kept = state.load(out)
+    assert kept and kept.finished and len(kept.parts) == 1
+
+
 def test_nothing_is_run_again_if_answers_are_gone(sdk: OpenAI, server: Server, source: Path, failed: Path) -> None:
     kept = server.files.pop("batch_0-output")
     with pytest.raises(InvalidRequest, match=r"batch_0-output, of the run for .* is not on the server"):

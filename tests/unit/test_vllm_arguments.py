@@ -115,3 +115,9 @@ def test_words_are_those_of_a_command_line() -> None:
     named = ["--a", "--no-b", '--c={"d": 1}', "--e", "1", "x y", "--f=-1"]
     assert words(arguments) == ["--model=m", *named]  # type: ignore[arg-type]
     assert command(arguments) == ["vllm", "serve", "m", *named]  # type: ignore[arg-type]
+
+
+def test_a_value_of_a_list_is_no_argument() -> None:
+    settings = Vllm(model="m", arguments={"served-model-name": ["m", "--trust-remote-code"]})
+    with pytest.raises(ConfigurationError, match="--trust-remote-code, a value of served-model-name"):
+        words(serve_arguments(settings))

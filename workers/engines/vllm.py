@@ -125,8 +125,8 @@ class VllmEngine:
             cpu_seconds=self._settings.compile_seconds,
             # They stand back behind the engine, which on a CPU takes all cores.
             wall_seconds=5 * self._settings.compile_seconds,
-            # Each takes a core for seconds; the engine core and this process need some too.
-            parallel=max(2, len(os.sched_getaffinity(0)) // 4),
+            # Each takes a core for seconds, and up to a gigabyte. Four at most: a container's quota is not seen here.
+            parallel=min(4, max(2, len(os.sched_getaffinity(0)) // 4)),
         )
         if self._settings.task == "generate":
             await self._sandbox.start()

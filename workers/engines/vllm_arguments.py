@@ -75,10 +75,18 @@ def _words(name: str, value: JsonValue) -> Iterator[str]:
         yield f"--{name}" if value else f"--no-{name}"
     elif isinstance(value, list):
         yield f"--{name}"
-        yield from (str(each) for each in value)
+        yield from (_plain(name, str(each)) for each in value)
     else:
         # In one word: it may begin with a dash.
         yield f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"
+
+
+def _plain(name: str, word: str) -> str:
+    """Return a value of a list, unless it would be taken for an argument of its own."""
+    if word.startswith("-"):
+        message = f"{word}, a value of {name} in worker.vllm.arguments, begins like an argument."
+        raise ConfigurationError(message)
+    return word
 
 
 def _model(settings: Vllm) -> Arguments:
