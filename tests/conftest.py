@@ -1,4 +1,5 @@
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LONGEST_FIRST = ["soak", "faults", "acceptance", "engines", "hostile", "integration"]
 # Suites of their own: against a server that they are told (`make conformance`), and where vLLM is (`make test-vllm`).
 collect_ignore = ["conformance", "conformance_anthropic", "vllm_engine", "vllm_service"]
+# Who runs in the background of a script ignores Ctrl-C, and so would all that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A developer's own settings have no say in a test.
 for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
     if not name.startswith(settings.TEST_PREFIX):
