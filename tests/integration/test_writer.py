@@ -1,3 +1,4 @@
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -174,8 +175,10 @@ def test_long_outcomes_do_not_wait_and_are_alone(domain: Any, started: Any, monk
 
 
 def test_an_outcome_that_is_there_already_is_logged_in_the_words_that_the_invariants_look_for(
-    domain: Any, started: Callable[[float], Reports], capfd: pytest.CaptureFixture[str]
+    domain: Any, started: Callable[[float], Reports], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What is configured here writes to this test's stderr, which is closed with it.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     telemetry.configure("info", "worker")
     run = leased(domain, 3)
     domain.write(run.lease, [1])
