@@ -1,4 +1,3 @@
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,7 +6,7 @@ import invariants
 import pytest
 import services
 
-from jobs import db, leases, telemetry
+from jobs import db, leases
 from jobs.errors import Unavailable
 from jobs.leases import Lease
 from jobs.outcomes import success
@@ -175,15 +174,12 @@ def test_long_outcomes_do_not_wait_and_are_alone(domain: Any, started: Any, monk
 
 
 def test_an_outcome_that_is_there_already_is_logged_in_the_words_that_the_invariants_look_for(
-    domain: Any, started: Callable[[float], Reports], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    domain: Any, started: Callable[[float], Reports], logs: pytest.CaptureFixture[str]
 ) -> None:
-    # What is configured here writes to this test's stderr, which is closed with it.
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    telemetry.configure("info", "worker")
     run = leased(domain, 3)
     domain.write(run.lease, [1])
     reports = started(0.01)
     reports.put(run, 1, last=True)
     services.wait_until(lambda: reports.lost, "it is refused")
-    said = capfd.readouterr().err.splitlines()
+    said = logs.readouterr().err.splitlines()
     assert [line for line in said if all(word in line for word in invariants.RUN_AGAIN)]
