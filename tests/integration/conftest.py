@@ -1,17 +1,15 @@
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import invariants
 import pytest
 import services
-import structlog
 from payloads import CHAT, numbered
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 from web import Client, another, serving
 
-from jobs import batches, claims, db, fleet, keys, leases, lifecycle, retention, telemetry
+from jobs import batches, claims, db, fleet, keys, leases, lifecycle, retention
 from jobs.batches import NewBatch
 from jobs.claims import Claimant
 from jobs.idempotency import Call
@@ -147,17 +145,3 @@ def http(domain: Any, database_url: str, servers: services.Servers) -> Iterator[
 @pytest.fixture
 def client(domain: Any, http: TestClient) -> Client:
     return another(domain.engine, http, "mine")
-
-
-@pytest.fixture
-def logs(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """Logs go to the stderr of this test, as those of a process do; return what captures it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    telemetry.configure("info", "test")
-    yield capsys
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()

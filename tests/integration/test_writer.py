@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import invariants
+import logs
 import pytest
 import services
 
@@ -174,12 +175,13 @@ def test_long_outcomes_do_not_wait_and_are_alone(domain: Any, started: Any, monk
 
 
 def test_an_outcome_that_is_there_already_is_logged_in_the_words_that_the_invariants_look_for(
-    domain: Any, started: Callable[[float], Reports], logs: pytest.CaptureFixture[str]
+    domain: Any, started: Callable[[float], Reports], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = leased(domain, 3)
     domain.write(run.lease, [1])
-    reports = started(0.01)
-    reports.put(run, 1, last=True)
-    services.wait_until(lambda: reports.lost, "it is refused")
-    said = logs.readouterr().err.splitlines()
+    with logs.configured():
+        reports = started(0.01)
+        reports.put(run, 1, last=True)
+        services.wait_until(lambda: reports.lost, "it is refused")
+    said = capfd.readouterr().err.splitlines()
     assert [line for line in said if all(word in line for word in invariants.RUN_AGAIN)]
