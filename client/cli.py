@@ -121,7 +121,7 @@ def download(
     delimiter: Annotated[
         str | None, typer.Option(help="Of --join: of CSV. A comma, or a semicolon if the header has only that.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Of --join: write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Take what there is, before the batch has ended.")] = False,
     json: Json = False,
     base_url: BaseUrl = None,
@@ -134,6 +134,8 @@ def download(
         message = "--join and --key go together."
         raise typer.BadParameter(message)
     target = out or Path(f"{batch_id}.{'csv' if join else 'jsonl'}")
+    if join is None and not force:
+        _require_absent(out, errors)
     table = None
     if join is not None:
         from client import joining, tables
@@ -149,6 +151,15 @@ def download(
         show.as_json(got)
     else:
         show.pairs(got)
+
+
+def _require_absent(*named: Path | None) -> None:
+    """Go on if none of the files that the user named is there; one that is named after its batch is ours."""
+    from jobs.errors import InvalidRequest
+
+    for path in named:
+        if path is not None and path.exists():
+            raise InvalidRequest(f"{path} is there already; --force writes over it.")
 
 
 def cancel(batch_id: BatchId, *, json: Json = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:

@@ -104,6 +104,7 @@ def finish(each: Batch, codes: Mapping[str, int], *, json: bool) -> None:
     else:
         batch(each, codes)
     if each.status == "failed":
+        note(f"promptmill: {each.id} failed, and nothing of it ran.")
         raise typer.Exit(1)
     if each.status in ("expired", "cancelled") or (each.request_counts and each.request_counts.failed):
         raise typer.Exit(EXIT_SOME_FAILED)

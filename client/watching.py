@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from client import results
+from client.show import note
 from jobs.states import TERMINAL
 
 POLL_SECONDS = 1.0
@@ -20,8 +21,8 @@ POLL_SECONDS = 1.0
 LINE_SECONDS = 10.0
 # Failures are counted from the error file, which may be long: not again before this, or so many times what it took.
 CODES_SECONDS, CODES_PAUSES = 10.0, 20
-# A server that is away for longer is not coming back by itself.
-PATIENCE_SECONDS = 600.0
+# A server that is away for longer is not coming back by itself; after this it is said that it is away.
+PATIENCE_SECONDS, SILENCE_SECONDS = 600.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Watcher:
     _final: dict[str, Counter[str]] = field(default_factory=dict)
     """The codes of batches that have ended, which are read once."""
     _answered_at: float = 0.0
+    _is_away: bool = False
+    """It was said that nobody answers."""
 
     def run(self) -> list[Batch]:
         """Return the batches when all have ended.
@@ -112,10 +115,16 @@ class Watcher:
         except (APIConnectionError, InternalServerError, httpx2.TransportError):
             if self.clock() - self._answered_at > PATIENCE_SECONDS:
                 raise
+            self._say_away()
             return
-        self._answered_at = self.clock()
+        self._answered_at, self._is_away = self.clock(), False
         sight = Sight.of(self.batches)
         self.show(sight, ", ".join(filter(None, (self.pace.words(self.clock(), sight), self._failures(sight)))))
+
+    def _say_away(self) -> None:
+        if not self._is_away and self.clock() - self._answered_at > SILENCE_SECONDS:
+            note(f"{self.sdk.base_url} does not answer. It is asked again for {PATIENCE_SECONDS / 60:.0f} minutes.")
+            self._is_away = True
 
     def _count_codes(self) -> None:
         ended = all(batch.status in TERMINAL for batch in self.batches)

@@ -187,6 +187,8 @@ def _column(table: "Table", named: str | None) -> str:
         what = "Which column? Name it with --column" if named is None else f"{table.path} has no column {named}"
         message = f"{what}; it has: {', '.join(table.columns)}."
         raise InvalidRequest(message)
+    if (count := table.columns.count(named)) > 1:
+        raise InvalidRequest(f"{table.path} has {count} columns named {named}.")
     return named
 
 

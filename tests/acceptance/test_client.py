@@ -333,7 +333,8 @@ def test_a_download_goes_on_where_it_broke_off(terminal: Terminal) -> None:
     assert (terminal.home / "out.jsonl").read_bytes() == b"#" * 1_000 + content[1_000:]
     # More than the file has is not of this file.
     (terminal.home / f".out.jsonl.{batch.output_file_id}.part").write_bytes(b"#" * (len(content) + 1))
-    terminal.run("download", batch.id, "--out", "out.jsonl")
+    assert "is there already; --force" in terminal.refused("download", batch.id, "--out", "out.jsonl")
+    terminal.run("download", batch.id, "--out", "out.jsonl", "--force")
     assert (terminal.home / "out.jsonl").read_bytes() == content
     assert sorted(path.name for path in terminal.home.iterdir()) == ["cell.txt", "out.jsonl"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import APIConnectionError, BadRequestError, OpenAI
 from openai.types import Batch, BatchRequestCounts
 
 from client import joining, results, tables, watching
@@ -453,6 +453,25 @@ def test_a_join_that_was_killed_goes_on_with_what_it_has(sdk: OpenAI, server: Se
     assert len(downloads) == 3, "the output file came once, the error file at the second try"
     assert out.read_text() == "name|n|answer|error\nrow-1|1|hello|\nrow-2|2||rejected: No.\n"
     assert sorted(tmp_path.iterdir()) == [source, out]
+
+
+def test_a_server_that_is_away_is_named_once(
+    sdk: OpenAI, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.watching.POLL_SECONDS", 0)
+    server.batches["batch_0"] = {"id": "batch_0", "status": "in_progress"}
+    running = sdk.batches.retrieve("batch_0")
+    away = iter([True] * 5 + [False])
+
+    def answer(*_: object, **__: object) -> Batch:
+        if next(away):
+            raise APIConnectionError(request=httpx2.Request("GET", "http://server"))
+        return Batch.construct(id="batch_0", status="completed")
+
+    monkeypatch.setattr(sdk.batches, "retrieve", answer)
+    clock = iter(range(0, 10_000, 3))
+    watching.Watcher(sdk, [running], lambda *_: None, clock=lambda: float(next(clock))).run()
+    assert capsys.readouterr().err.count("does not answer. It is asked again for 10 minutes.") == 1
 
 
 def test_failures_of_a_batch_that_has_ended_are_read_once(sdk: OpenAI, server: Server) -> None:
