@@ -21,6 +21,8 @@ from sqlalchemy import text
 
 from api.stack.program import promptmill
 
+# vLLM takes one to two minutes to start on a CPU that does nothing else, and the first test starts two.
+pytestmark = pytest.mark.timeout(900)
 PYTHON = os.environ.get("PROMPTMILL_TEST_VLLM_PYTHON", "")
 CHECKPOINTS = Path(os.environ.get("PROMPTMILL_TEST_CHECKPOINTS", ""))
 # In whatever clients send here, and in no log.
@@ -99,7 +101,7 @@ def test_labels_survive_a_kill_and_nothing_is_left_of_the_dead_engine(
     rows[9]["body"]["prompt_logprobs"] = CANARY
     rows[11]["body"]["response_format"] = form(SCHEMA | {"properties": {"label": {"$ref": f"#/{CANARY}"}}})
     batch = user.submit(jsonl(rows))
-    user.wait_for(batch.id, lambda batch: done(batch) >= 20, 120)
+    user.wait_for(batch.id, lambda batch: done(batch) >= 20, 240)
     below = family(worker[0])
     assert core(worker[0]) in below
     worker[0].kill()
@@ -133,7 +135,7 @@ def test_a_batch_mixes_a_model_and_its_adapter(stack: services.Stack, worker: li
         request(f"row-{number}", f"{CANARY} Name three rivers.", model=names[number % 2], max_tokens=6, temperature=0)
         for number in range(20)
     ]
-    batch = user.wait(user.submit(jsonl(rows), CHAT).id, 120)
+    batch = user.wait(user.submit(jsonl(rows), CHAT).id, 240)
     assert batch.status == "completed"
     bodies = {custom_id: row["response"]["body"] for custom_id, row in user.results(batch).items()}
     for number in range(20):
@@ -158,7 +160,7 @@ def test_the_preset_knows_how_sure_its_labels_are(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
     with (tmp_path / "labelled.csv").open(newline="") as file:
@@ -190,7 +192,7 @@ def test_a_dead_engine_ends_the_worker_and_its_rows_run_again(
     # Sixteen at a time, and long: many are left when the first are done.
     story = {"ignore_eos": True, "response_format": None, "max_tokens": 400}
     batch = user.submit(jsonl([label(f"row-{number}", "Tell me a story.", **story) for number in range(160)]))
-    user.wait_for(batch.id, lambda batch: done(batch) >= 1, 120)
+    user.wait_for(batch.id, lambda batch: done(batch) >= 1, 240)
     core(worker[0]).kill()
     assert worker[0].popen.wait(30) == 70
     batch = user.batch(batch.id)
