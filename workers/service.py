@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task, bootsteps
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 from celery.worker import state
 from celery.worker.consumer import Events, Tasks
 
@@ -46,6 +46,7 @@ def run(settings: Settings) -> int:
     _add_task(celery, runtime)
     celery.steps["consumer"].update((_consume_with_room(runtime), _take_hints_only(), _tell_progress(runtime)))
     worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
+    worker_ready.connect(_drain_at_sigquit(runtime), weak=False)
     poller = threading.Thread(target=runtime.poll, name="poller", daemon=True)
     poller.start()
     status = _serve(celery, runtime, settings.worker.max_shards)
@@ -58,6 +59,23 @@ def run(settings: Settings) -> int:
 def _on_signals(handler: Callable[[int, object], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
+
+
+def _drain_at_sigquit(runtime: Runtime) -> Callable[..., None]:
+    """Drain before Celery's handler, which fails on a pool of threads before it tells us, and then waits for them."""
+    theirs: Any = None
+
+    def handler(number: int, frame: object) -> None:
+        runtime.drain()
+        theirs(number, frame)
+
+    def install(**_: object) -> None:
+        nonlocal theirs
+        if (now := signal.getsignal(signal.SIGQUIT)) is not handler:
+            theirs = now
+            signal.signal(signal.SIGQUIT, handler)
+
+    return install
 
 
 def _exit(_number: int, _frame: object) -> None:
