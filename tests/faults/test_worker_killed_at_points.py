@@ -30,7 +30,8 @@ def backstage(stack: services.Stack) -> Iterator[Backstage]:
 
 def kill(stack: services.Stack, backstage: Backstage, point: str, nth: int = 1) -> str:
     """Have a worker killed at a point of its way with a batch of one shard; return the batch."""
-    worker = Doomed(stack, "worker", point, ready="worker_ready", nth=nth)
+    # When Celery is ready, the worker has looked for shards by itself.
+    worker = Doomed(stack, "worker", point, ready=" ready.", nth=nth)
     worker.wait_ready()
     batch_id = backstage.submit(numbered(REQUESTS))
     backstage.hint(batch_id)
