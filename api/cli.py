@@ -18,13 +18,13 @@ from pydantic import SecretStr
 from rich.console import Console
 from sqlalchemy.exc import ProgrammingError
 
-from api import extras, printing
+from api import extras
 from api.healthy import Process
-from api.printing import Json, out
-from jobs import settings
+from jobs import printing, settings
 from jobs.errors import PromptmillError, Unavailable
 from jobs.events import EventType
 from jobs.keys import Scope
+from jobs.printing import Json, out
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs import printing
+from jobs.printing import Json
+
 if TYPE_CHECKING:
     from openai import OpenAI
     from openai.types import Batch
@@ -15,7 +18,6 @@ BaseUrl = Annotated[
     str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The server. Else the config file's, or the running stack.")
 ]
 ApiKey = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="A key of the server.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BatchId = Annotated[str, typer.Argument(help="The batch's id, batch_...")]
 Wait = Annotated[bool, typer.Option("--wait", help="Watch it until it has ended.")]
 Requests = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file of requests, JSONL.")]
@@ -85,11 +87,11 @@ def status(
         if batch_id is not None:
             batch = sdk.batches.retrieve(batch_id)
             codes = results.failure_codes(sdk, batch)
-            show.as_json(show.batch_document(batch, codes)) if json else show.batch(batch, codes)
+            printing.as_json(show.batch_document(batch, codes)) if json else show.batch(batch, codes)
             return
         listed = batches.newest(sdk, limit)
     if json:
-        show.as_json([batch.model_dump(mode="json") for batch in listed])
+        printing.as_json([batch.model_dump(mode="json") for batch in listed])
     else:
         show.batches(listed)
 
@@ -128,14 +130,16 @@ def download(
     api_key: ApiKey = None,
 ) -> None:
     """Download the results of a batch. A download that broke off goes on where it was, with the same command."""
-    from client import batches, show
+    from client import batches, downloads, show
 
     if (join is None) != (key is None):
         message = "--join and --key go together."
         raise typer.BadParameter(message)
     target = out or Path(f"{batch_id}.{'csv' if join else 'jsonl'}")
-    if join is None and not force:
-        _require_absent(out, errors)
+    if join is None:
+        # One that is named after its batch is ours.
+        for named in filter(None, (out, errors)):
+            downloads.require_absent(named, force=force)
     table = None
     if join is not None:
         from client import joining, tables
@@ -148,18 +152,9 @@ def download(
         else:
             got = batches.download(sdk, batch, target, errors, partial=partial)
     if json:
-        show.as_json(got)
+        printing.as_json(got)
     else:
         show.pairs(got)
-
-
-def _require_absent(*named: Path | None) -> None:
-    """Go on if none of the files that the user named is there; one that is named after its batch is ours."""
-    from jobs.errors import InvalidRequest
-
-    for path in named:
-        if path is not None and path.exists():
-            raise InvalidRequest(f"{path} is there already; --force writes over it.")
 
 
 def cancel(batch_id: BatchId, *, json: Json = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
@@ -169,7 +164,7 @@ def cancel(batch_id: BatchId, *, json: Json = False, base_url: BaseUrl = None, a
     with _connected(base_url, api_key) as sdk:
         batch = sdk.batches.cancel(batch_id)
     if json:
-        show.as_json(show.batch_document(batch, {}))
+        printing.as_json(show.batch_document(batch, {}))
     else:
         show.say(f"{batch.id} is {batch.status}.")
 
@@ -192,7 +187,7 @@ def validate(file: Requests, *, endpoint: Endpoint = None, json: Json = False) -
     report = checking.check(file, endpoint, settings.load().limits)
     problems = [problem.model_dump() for problem in report.problems]
     if json:
-        show.as_json(
+        printing.as_json(
             {"endpoint": report.endpoint, "requests": report.requests, "models": report.models, "problems": problems}
         )
     else:
@@ -228,7 +223,7 @@ def estimate(
     worker = settings.load(profile).worker if profile else None
     count, counted_by = estimating.counter(tokenizer, worker)
     made = estimating.make(estimating.bodies(file), count, counted_by, answer_tokens, worker)
-    show.as_json(asdict(made)) if json else show.estimate(made, profile)
+    printing.as_json(asdict(made)) if json else show.estimate(made, profile)
 
 
 def doctor(*, json: Json = False, base_url: BaseUrl = None, api_key: ApiKey = None) -> None:
@@ -236,13 +231,14 @@ def doctor(*, json: Json = False, base_url: BaseUrl = None, api_key: ApiKey = No
     from dataclasses import asdict
 
     from client import doctor as doctors
-    from client import show
     from jobs import settings
 
     found = list(doctors.examine(settings.load(), base_url, api_key))
     if json:
-        show.as_json([asdict(each) for each in found])
+        printing.as_json([asdict(each) for each in found])
     else:
-        show.table(["part", "state", "found", "how to mend it"], [(f.name, f.state, f.found, f.mend) for f in found])
+        printing.table(
+            ["part", "state", "found", "how to mend it"], [(f.name, f.state, f.found, f.mend) for f in found]
+        )
     if any(each.state == "bad" for each in found):
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 from openai import APIConnectionError, APIResponse, InternalServerError, OpenAI
 
-from jobs.errors import PromptmillError
+from jobs.errors import InvalidRequest, PromptmillError
 
 # After each the download goes on from its last byte.
 PAUSES_SECONDS = (0.5, 1, 2, 4, 8, 16)
@@ -30,6 +30,21 @@ def replacing(path: Path) -> Iterator[Path]:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def require_absent(path: Path, *, force: bool, more: str = "") -> None:
+    """Go on if nothing is there that the user may want to keep.
+
+    Args:
+        path: what is to be written.
+        force: whether the user said that it may be written over.
+        more: what else there is to do, as the end of the message.
+
+    Raises:
+        InvalidRequest: a file is there.
+    """
+    if path.exists() and not force:
+        raise InvalidRequest(f"{path} is there already; --force writes over it{more}.")
 
 
 def fetch(sdk: OpenAI, file_id: str, path: Path) -> int:

@@ -41,8 +41,7 @@ def download_joined(
     if key not in table.columns:
         message = f"{table.path} has no column {key}, it has: {', '.join(table.columns)}."
         raise InvalidRequest(message)
-    if out.exists() and not force:
-        raise InvalidRequest(f"{out} is there already; --force writes over it.")
+    downloads.require_absent(out, force=force)
     files = batches.require_files(batch, partial=partial)
     folder = out.with_name(f".{out.name}.{batch.id}")
     folder.mkdir(exist_ok=True)

@@ -1,7 +1,5 @@
 """What a command prints: progress and errors go to stderr, the result to stdout, as JSON or for people."""
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from openai.types import Batch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from jobs.printing import as_json, out, table
 
 if TYPE_CHECKING:
     from client.estimating import Estimate
@@ -18,13 +16,7 @@ if TYPE_CHECKING:
 
 # Some rows failed, or were not run: the batch was cancelled or expired.
 EXIT_SOME_FAILED = 3
-out = Console()
 err = Console(stderr=True)
-
-
-def as_json(document: object) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def say(text: str) -> None:
@@ -35,19 +27,6 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print a line beside the result."""
     err.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; into a pipe, lines with tabs. Nothing is cut off."""
-    if not out.is_terminal:
-        sys.stdout.writelines("\t".join(row) + "\n" for row in (names, *rows))
-        return
-    shown = Table()
-    for name in names:
-        shown.add_column(name, overflow="fold", no_wrap=name == "id")
-    for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
-    out.print(shown)
 
 
 def pairs(values: Mapping[str, object]) -> None:

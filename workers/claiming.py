@@ -173,10 +173,16 @@ class Claiming:
         seconds = self._settings.shards.lease_seconds
         return Claimant(self._worker_id, models, served, seconds, alone=not self.held)
 
+    @property
+    def look_seconds(self) -> float:
+        """How long a hint is waited for, and the time from one `take_next` to the following one.
+
+        Together they are the interval within which a shard whose hint is lost is found.
+        """
+        return self._settings.worker.poll_seconds / 2
+
     def _claim_next(self) -> Claimed:
-        # Half for the hint, half until the next look: a shard whose hint is lost is found within the interval.
-        seconds = self._settings.worker.poll_seconds / 2
         return self._claim_if_new_enough(
-            lambda connection: claims.claim_unhinted(connection, self._claimant, hint_seconds=seconds),
+            lambda connection: claims.claim_unhinted(connection, self._claimant, hint_seconds=self.look_seconds),
             point="claim_polled",
         )

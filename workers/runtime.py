@@ -249,7 +249,7 @@ class Runtime:
                             break
                 except Exception as error:  # noqa: BLE001  the next look may succeed
                     log.warning("poll_failed", error=db.reason(error))
-                self._poll_now.wait(self._settings.worker.poll_seconds / 2)
+                self._poll_now.wait(self._claiming.look_seconds)
                 self._poll_now.clear()
 
     def _poll_one(self, pool: ThreadPoolExecutor) -> bool:

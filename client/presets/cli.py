@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.cli import ApiKey, BaseUrl, Json
+from client.cli import ApiKey, BaseUrl
+from jobs import printing
+from jobs.printing import Json
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -221,7 +223,7 @@ def _rehearse(table: "Table", options: Options, make_job: Callable[[str], "Job"]
     model = options.model or _model(options)
     worker = settings.load(options.profile).worker if options.profile else None
     made = rehearsal.rehearse(table, make_job(model), model, worker)
-    show.as_json(made.document()) if options.json else show.rehearsal(made, options.profile)
+    printing.as_json(made.document()) if options.json else show.rehearsal(made, options.profile)
 
 
 def _model(options: Options) -> str:
@@ -238,11 +240,11 @@ def _model(options: Options) -> str:
 def _run_alone(
     sdk: "OpenAI", asked: "Server", table: "Table", options: Options, make_job: Callable[[str], "Job"]
 ) -> "Outcome":
-    from client import server
+    from client import downloads, server
     from client.presets import runs, state
 
     if options.restart:
-        _require_leave(options)
+        downloads.require_absent(options.out, force=options.force)
         runs.restart(sdk, options.out)
     remembered = _remembered(options)
     if remembered is None:
@@ -256,6 +258,7 @@ def _run_alone(
 
 def _remembered(options: Options) -> "State | None":
     """Return the run to go on with; None to begin one."""
+    from client import downloads
     from client.presets import state
     from jobs.errors import InvalidRequest
 
@@ -266,15 +269,9 @@ def _remembered(options: Options) -> "State | None":
         raise InvalidRequest(f"No run for {options.out} is remembered in which requests failed: nothing to run again.")
     if options.resume:
         raise InvalidRequest(f"There is no interrupted run for {options.out}.")
-    _require_leave(options, ", --retry-failed runs again what failed" if remembered else "")
+    more = ", --retry-failed runs again what failed" if remembered else ""
+    downloads.require_absent(options.out, force=options.force, more=more)
     return None
-
-
-def _require_leave(options: Options, more: str = "") -> None:
-    from jobs.errors import InvalidRequest
-
-    if options.out.exists() and not options.force:
-        raise InvalidRequest(f"{options.out} is there already; --force writes over it{more}.")
 
 
 def _taken_up(options: Options, remembered: "State") -> "State":
@@ -312,7 +309,7 @@ def _finish(outcome: "Outcome", *, json: bool) -> None:
     from client import show
 
     if json:
-        show.as_json(asdict(outcome))
+        printing.as_json(asdict(outcome))
     else:
         show.say(f"{outcome.out}: {outcome.rows} rows, {outcome.failed_rows} failed")
         for code, count in outcome.failures_by_code.items():

@@ -4,16 +4,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgspec
-
 from client import estimating
 from client.estimating import Estimate
 from client.presets import runs
 from client.presets.job import Body, Job
 from client.tables import Table
 from jobs.settings import Worker
-
-_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True)
@@ -41,10 +37,9 @@ class _Rendering:
         self.first: Body | None = None
 
     def __iter__(self) -> Iterator[Body]:
-        for row, lines in runs.requests(self._table, self._job):
+        for row, bodies in runs.rendered(self._table, self._job):
             self.rows = row
-            for line in lines:
-                body: Body = _decode(line)["body"]
+            for _, body in bodies:
                 self.first = self.first or body
                 yield body
 

@@ -15,7 +15,7 @@ from openai.types import Batch
 
 from client import batches, downloads, results, show, tables, watching, writing
 from client.presets import parts, retries, state
-from client.presets.job import CHAT, Answer, Job, answer, custom_id
+from client.presets.job import CHAT, Answer, Body, Job, answer, custom_id
 from client.presets.parts import Part
 from client.presets.state import PartState, State
 from client.presets.submitted import REFUSALS, Submitted, changed, refused, retrieve
@@ -96,7 +96,17 @@ def _digest(table: Table) -> str:
 
 
 def requests(table: Table, job: Job) -> Iterator[parts.Row]:
-    """Yield each row of the table with its requests.
+    """Yield each row of the table with its requests, as lines of a file.
+
+    Raises:
+        InvalidRequest: a row cannot be read, or its prompt cannot be made.
+    """
+    for number, bodies in rendered(table, job):
+        yield number, [_line(custom_id(number, variant), body) for variant, body in bodies]
+
+
+def rendered(table: Table, job: Job) -> Iterator[tuple[int, list[tuple[str, Body]]]]:
+    """Yield the number of each row, from 1, and what is asked about it in each variant; nothing about one without text.
 
     Raises:
         InvalidRequest: a row cannot be read, or its prompt cannot be made.
@@ -106,20 +116,19 @@ def requests(table: Table, job: Job) -> Iterator[parts.Row]:
     for block in tables.blocks(table):
         for row in block.rows:
             number += 1
-            yield number, _lines(job, number, tables.cell_text(row[place]), dict(zip(table.columns, row, strict=True)))
+            yield number, _bodies(job, number, tables.cell_text(row[place]), dict(zip(table.columns, row, strict=True)))
 
 
-def _lines(job: Job, number: int, text: str, row: dict[str, Any]) -> list[bytes]:
+def _bodies(job: Job, number: int, text: str, row: dict[str, Any]) -> list[tuple[str, Body]]:
     if not text.strip():
         return []
     try:
-        bodies = [(variant, job.body(text, row, variant)) for variant in job.variants]
+        return [(variant, job.body(text, row, variant)) for variant in job.variants]
     except InvalidRequest as error:
         raise InvalidRequest(f"Row {number}: {error.message}") from error
-    return [_line(custom_id(number, variant), body) for variant, body in bodies]
 
 
-def _line(name: str, body: dict[str, Any]) -> bytes:
+def _line(name: str, body: Body) -> bytes:
     return msgspec.json.encode({"custom_id": name, "method": "POST", "url": CHAT, "body": body}) + b"\n"
 
 
@@ -127,11 +136,11 @@ def _submit_all(
     sdk: OpenAI, table: Table, job: Job, out: Path, remembered: State, max_requests: int
 ) -> list[Submitted]:
     """Make the batches that are not made yet, each as soon as its part is rendered: the first one runs meanwhile."""
-    rendered = parts.cut(
+    cut = parts.cut(
         requests(table, job), state.folder(out), max_requests=max_requests, max_bytes=Limits().max_file_bytes
     )
     made = []
-    for part in rendered:
+    for part in cut:
         made.append(Submitted(part, _submit(sdk, part, out, remembered)))
         part.path.unlink()
     if len(made) != len(remembered.parts):

@@ -63,7 +63,9 @@ class GatedEngine:
 class Bench:
     """A window on a loop of its own, and what came out of it."""
 
-    def __init__(self, size: int = 2, timeout: float = 60, max_unwritten_bytes: int = 1_000_000) -> None:
+    def __init__(
+        self, size: int = 2, timeout: float = 60, max_unwritten: int = 100, max_unwritten_bytes: int = 1_000_000
+    ) -> None:
         self.engine = GatedEngine()
         self.loop = asyncio.new_event_loop()
         self.outcomes: list[tuple[ShardRun, Outcome, bool]] = []
@@ -73,7 +75,7 @@ class Bench:
             self.engine,
             self.loop,
             size=size,
-            max_unwritten=100,
+            max_unwritten=max_unwritten,
             max_unwritten_bytes=max_unwritten_bytes,
             request_timeout_seconds=timeout,
             max_answer_bytes=1_000_000,
@@ -287,20 +289,9 @@ def test_a_body_that_cannot_be_read_keeps_its_custom_id(bench: Bench) -> None:
     assert bench.custom_ids()[1] == ("big", 400)
 
 
-def test_outcomes_that_wait_for_postgres_hold_back_new_rows() -> None:
-    bench = Bench(size=1)
-    bench.window._max_unwritten = 1
-    bench.run("a", "b")
-    bench.finish("a")
-    assert not bench.engine.running
-    bench.write_all()
-    assert set(bench.engine.running) == {"b"}
-    bench.finish("b")
-    bench.close()
-
-
-def test_bytes_that_wait_for_postgres_hold_back_new_rows() -> None:
-    bench = Bench(size=1, max_unwritten_bytes=10)
+@pytest.mark.parametrize("most", [{"max_unwritten": 1}, {"max_unwritten_bytes": 10}], ids=str)
+def test_outcomes_that_wait_for_postgres_hold_back_new_rows(most: dict[str, int]) -> None:
+    bench = Bench(size=1, **most)
     bench.run("a", "b")
     bench.finish("a")
     assert not bench.engine.running

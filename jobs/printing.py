@@ -1,4 +1,4 @@
-"""What an operator's command prints on stdout: for people, or one JSON document."""
+"""What a command prints on stdout, whoever it is for: a table or a text for people, or one JSON document."""
 
 import json
 import sys
