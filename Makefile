@@ -101,7 +101,8 @@ fix: $(READY) ## Format, and mend what the linter can
 	$(RUN) ruff format
 
 previous: ## Pack the code of a release, COMMIT=TAG, that the next one has to get on with
-	git archive --format=tar $(COMMIT) api jobs workers | xz -9e > tests/previous/code.tar.xz
+	git archive --format=tar $(COMMIT) $$(git ls-tree --name-only $(COMMIT) pyproject.toml api client jobs profiles workers) \
+		| xz -9e > tests/previous/code.tar.xz
 
 bench: $(READY) $(VLLM) ## Measure speed as ratios against the bare thing (docs/benchmarks.md)
 	$(RUN) python bench/run.py

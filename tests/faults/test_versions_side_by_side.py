@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,23 @@ CODE = Path(__file__).parent.parent / "previous" / "code.tar.xz"
 SHARING = {"PROMPTMILL_WORKER__FULL_SHARDS": "2", "PROMPTMILL_WORKER__MAX_SHARDS": "2"}
 
 
+def _install(folder: Path) -> None:
+    """Its own list of commands, or it would be given those of this version, and their modules."""
+    commands = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]["promptmill.commands"]
+    installed = folder / "promptmill-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: promptmill\nVersion: 0\n")
+    lines = [f"{name} = {function}" for name, function in commands.items()]
+    (installed / "entry_points.txt").write_text("\n".join(["[promptmill.commands]", *lines, ""]))
+
+
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which `promptmill` is the previous version."""
     folder = tmp_path_factory.mktemp("previous")
     with tarfile.open(CODE) as archive:
         archive.extractall(folder, filter="data")
+    _install(folder)
     # Not the folder that the tests are run in, where this version is.
     environment = {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
     for package in ("api", "jobs", "workers"):
