@@ -78,12 +78,8 @@ class Lines:
         self._line_no += 1
         self._check_count()
         self._check_length(len(content), self._line_no)
-        line = None if lines.is_blank(content) else self._request(content)
-        if line is None:
-            self._blocks.add(self._line_no, None, content, end)
-        else:
-            model_no = self._sum.models[line.body.model]
-            self._blocks.add(self._line_no, line.custom_id, content, end, model_no=model_no)
+        custom_id, model_no = (None, None) if lines.is_blank(content) else self._request(content)
+        self._blocks.add(self._line_no, custom_id, content, end, model_no=model_no)
 
     def _check_count(self) -> None:
         # Blank lines are rows too, and a row costs far more than the one byte that it holds.
@@ -102,12 +98,12 @@ class Lines:
             message = f"Line {number} is longer than {self._limits.max_line_bytes} bytes."
             raise InvalidRequest(message, param="file", code="line_too_long")
 
-    def _request(self, content: bytes) -> lines.Line | None:
-        """Check one request; return it, or None and the problem in the summary."""
+    def _request(self, content: bytes) -> tuple[str | None, int | None]:
+        """Check one request; return its id and the number of its model. Of a bad one the summary has the problem."""
         self._sum.requests += 1
         if self._sum.requests > self._limits.max_requests:
             self._too_many()
-            return None
+            return None, None
         if self._line_no == 1:
             content = content.removeprefix(lines.BOM)
         try:
@@ -115,8 +111,8 @@ class Lines:
             self._note(line)
         except lines.LineProblem as problem:
             self._problem(problem)
-            return None
-        return line
+            return None, None
+        return line.custom_id, self._sum.models[line.body.model]
 
     def _note(self, line: lines.Line) -> None:
         first = self._first_lines.setdefault(line.custom_id, self._line_no)

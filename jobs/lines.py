@@ -1,8 +1,8 @@
 """One line of an input file: what it must hold, and what is wrong with it. Pure.
 
-A valid line costs two passes in C: a typed decode, and a whole one as the worker will do it. A third one looks for keys
-that are there twice, of which msgspec says nothing, in lines that may have some. Only a line that fails is looked at
-again, slowly, to name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
+A valid line costs one pass in C, a whole decode as the worker will do it. Another one looks for keys that are there
+twice, of which msgspec says nothing, in lines that may have some. Only a line that fails is looked at again, slowly, to
+name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
 """
 
 import json
@@ -33,16 +33,16 @@ class Body(msgspec.Struct):
     """The part of a request's body that decides whether the batch may run. The engine checks the rest, row by row."""
 
     model: str
-    messages: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
-    prompt: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    queries: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    documents: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    items: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    text_1: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    text_2: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    data_1: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    data_2: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    messages: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    prompt: Any = msgspec.UNSET
+    input: Any = msgspec.UNSET
+    queries: Any = msgspec.UNSET
+    documents: Any = msgspec.UNSET
+    items: Any = msgspec.UNSET
+    text_1: Any = msgspec.UNSET
+    text_2: Any = msgspec.UNSET
+    data_1: Any = msgspec.UNSET
+    data_2: Any = msgspec.UNSET
     stream: bool | None = None
 
 
@@ -66,8 +66,7 @@ class LineProblem(Exception):
         return BatchError(code=self.code, message=self.message, param=self.param, line=line_no)
 
 
-_decode = msgspec.json.Decoder(Line).decode
-_decode_anything = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder().decode
 
 # Deeper JSON is refused: every parser on the way has a limit of its own, and none of them is told here which.
 MAX_DEPTH = 64
@@ -97,12 +96,13 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
         LineProblem: the line is not a request that any batch could run.
     """
     try:
-        line = _decode(content)
-        # The typed decoder skips half a surrogate pair, a number beyond a double, and bytes that are no UTF-8.
-        value = _decode_anything(content)
+        value = _decode(content)
+        line = msgspec.convert(value, Line)
         if _may_have_a_key_twice(content, value):
-            del value
+            # Twice in memory is too much of a long line.
+            del value, line
             _check_keys(content)
+            line = msgspec.convert(_decode(content), Line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise _diagnose(content) from None
     _check(line, max_custom_id_chars)
@@ -183,15 +183,21 @@ def _check_prompt(line: Line) -> None:
     if not line.body.model:
         raise LineProblem("invalid_request", "Model parameter is required.", "body.model")
     for names in PROMPT_OF.get(line.url, ()):
-        if not any(getattr(line.body, name) for name in names):
+        if not any(_is_given(line.body, name) for name in names):
             message = f"{names[0].capitalize()} parameter is required."
             raise LineProblem("invalid_request", message, f"body.{names[0]}")
 
 
+def _is_given(body: Body, name: str) -> bool:
+    # Whether what is given says anything is the engine's matter, but for a chat without a message.
+    value = getattr(body, name)
+    return bool(value) if name == "messages" else value is not msgspec.UNSET
+
+
 def _diagnose(content: bytes) -> LineProblem:
-    """Find the words for a line that the typed decoder refused."""
+    """Find the words for a line that is no request."""
     try:
-        value = _decode_anything(content)
+        value = _decode(content)
         _check_keys(content)
     except LineProblem as problem:
         return problem

@@ -24,6 +24,21 @@ def test_a_request_is_read() -> None:
     assert (line.custom_id, line.url, line.body.model) == ("a", "/v1/chat/completions", "scripted")
 
 
+@pytest.mark.parametrize("given", ["", None, [], 5, {"a": 1}, "text"])
+def test_what_a_prompt_says_is_the_engines_matter(given: Any) -> None:
+    asked = {**request("a"), "url": "/v1/completions", "body": {"model": "scripted", "prompt": given}}
+    assert lines.parse(json.dumps(asked).encode(), max_custom_id_chars=64).body.prompt == given
+    asked["body"] = {"model": "scripted"}
+    assert problem(json.dumps(asked).encode()).param == "body.prompt"
+
+
+def test_a_key_twice_is_found_beside_colons_in_text_and_without_them() -> None:
+    for text in ("plain", "a: b"):
+        whole = json.dumps(request("a", text)).encode()
+        assert lines.parse(whole, max_custom_id_chars=64).custom_id == "a"
+        assert "twice" in problem(whole.replace(b'"model"', b'"model": "first", "model"')).message
+
+
 @pytest.mark.parametrize(
     ("content", "code", "param"),
     [
