@@ -1,8 +1,8 @@
 """One line of an input file: what it must hold, and what is wrong with it. Pure.
 
-A valid line costs one pass in C, a whole decode as the worker will do it. Another one looks for keys that are there
-twice, of which msgspec says nothing, in lines that may have some. Only a line that fails is looked at again, slowly, to
-name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
+A valid line costs one pass in C, a whole decode as the worker will do it. In lines that may have keys twice, of which
+msgspec says nothing, another one looks for them: in all that have a colon in a text. Only a line that fails is looked
+at again, slowly, to name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
 """
 
 import json
@@ -95,18 +95,33 @@ def parse(content: bytes, *, max_custom_id_chars: int) -> Line:
     Raises:
         LineProblem: the line is not a request that any batch could run.
     """
+    line = _read(content)
+    if line is None:
+        raise _diagnose(content)
+    _check(line, max_custom_id_chars)
+    return line
+
+
+def _read(content: bytes) -> Line | None:
+    """Decode a line; None, and nothing of it is kept, if it has not the shape of a request.
+
+    Raises:
+        LineProblem: it is nested too deep, or has a key twice.
+    """
     try:
         value = _decode(content)
         line = msgspec.convert(value, Line)
-        if _may_have_a_key_twice(content, value):
-            # Twice in memory is too much of a long line.
-            del value, line
+        if not _may_have_a_key_twice(content, value):
+            return line
+        if len(content) <= LONG_LINE_BYTES:
             _check_keys(content)
-            line = msgspec.convert(_decode(content), Line)
+            return line
+        # It would be in memory twice.
+        del value, line
+        _check_keys(content)
+        return msgspec.convert(_decode(content), Line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise _diagnose(content) from None
-    _check(line, max_custom_id_chars)
-    return line
+        return None
 
 
 def _may_have_a_key_twice(content: bytes, value: Any) -> bool:  # noqa: ANN401  any JSON

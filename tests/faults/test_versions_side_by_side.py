@@ -31,10 +31,11 @@ SHARING = {"PROMPTMILL_WORKER__FULL_SHARDS": "2", "PROMPTMILL_WORKER__MAX_SHARDS
 
 def _install(folder: Path) -> None:
     """Its own list of commands, or it would be given those of this version, and their modules."""
-    commands = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]["promptmill.commands"]
-    installed = folder / "promptmill-0.dist-info"
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    commands, version = project["entry-points"]["promptmill.commands"], project["version"]
+    installed = folder / f"promptmill-{version}.dist-info"
     installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: promptmill\nVersion: 0\n")
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: promptmill\nVersion: {version}\n")
     lines = [f"{name} = {function}" for name, function in commands.items()]
     (installed / "entry_points.txt").write_text("\n".join(["[promptmill.commands]", *lines, ""]))
 

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -178,3 +179,15 @@ def test_f77_a_key_that_is_there_twice_is_found_wherever_it_is(value: Any, space
         except lines.LineProblem as caught:
             found = "twice" in caught.message
     assert found == has_a_key_twice(value)
+
+
+def test_nothing_of_a_long_line_that_is_no_request_is_kept() -> None:
+    # An error may live long: it is the cause of the answer's. Letters beyond Latin take four bytes each in memory.
+    content = json.dumps(request("a", "\N{GRINNING FACE}" + "x" * 1_000_000, model=None), ensure_ascii=False).encode()
+    tracemalloc.start()
+    found = problem(content)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.param == "body.model"
+    assert kept < 100_000
+    assert peak < 12_000_000
