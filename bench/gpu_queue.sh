@@ -4,6 +4,8 @@
 #   CUDA_VISIBLE_DEVICES=0 bench/gpu_queue.sh first results-0 &
 #   CUDA_VISIBLE_DEVICES=1 bench/gpu_queue.sh second results-1 &
 #
+# With one GPU: the first half, then as much of the second one as there is time for.
+#
 # MODEL_27B, MODEL_1B, MODEL_270M: folders of Gemma 3, the first two as shapes with random weights; TEMPLATE: Gemma's chat
 # template, which shapes lack. PYTHON: of the API; WORKER_PYTHON: of vLLM. A step that fails is told, and the next one runs.
 set -u
