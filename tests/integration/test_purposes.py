@@ -132,6 +132,7 @@ def test_a_file_of_which_some_was_swept_is_not_published(domain: Any, monkeypatc
     monkeypatch.setattr("jobs.blocks.FLUSH_BYTES", ROW_BYTES)
     ingest = domain.ingest("user_data")
     ingest.feed(b"x" * 5 * ROW_BYTES)
+    ingest._blocks._settle()
     domain.execute("UPDATE files SET created_at = app_now() - interval '2 hours'")
     assert domain.sweep()
     with pytest.raises(Unavailable):
