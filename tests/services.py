@@ -33,9 +33,9 @@ KEY_FILE = Path(__file__).with_name("webhooks.keys")
 KEY_FILE_VARIABLE = "PROMPTMILL_WEBHOOKS__KEY_FILE"
 # Leaves a variable out of a process' environment.
 UNSET = "\0"
-# How a command ends after Ctrl-C: 130 to a shell, either way. `python -m` ends by the signal if that came while a library
+# The command as a user runs it. `python -m api` ends otherwise after Ctrl-C: by the signal, if that came while a library
 # ran a text as code, which many do when they are imported.
-INTERRUPTED = (130, -signal.SIGINT)
+PROMPTMILL = str(Path(sys.executable).with_name("promptmill"))
 DATABASE_URL_VARIABLE, REDIS_URL_VARIABLE = "PROMPTMILL_TEST_DATABASE_URL", "PROMPTMILL_TEST_REDIS_URL"
 # Short enough to see recovery, long enough for a busy machine with two cores.
 SHORT_LEASES = {
