@@ -91,9 +91,7 @@ def run(domain: Any, batch_id: str, succeed: list[int], fail: dict[int, int] | N
         failure(line, f"row-{line - 1}", status_code=status, message="It failed.", code="some_code")
         for line, status in (fail or {}).items()
     ]
-    lease = domain.claim(shard.id)
-    assert lease
-    domain.write_outcomes(lease, outcomes)
+    domain.write_outcomes(domain.claim_soon(shard.id), outcomes)
     if len(outcomes) < shard.total:
         domain.execute("UPDATE shards SET state = 'queued', lease_until = NULL WHERE id = :id", id=shard.id)
         domain.execute("UPDATE attempts SET ended_at = app_now(), end_reason = 'released'")

@@ -76,7 +76,7 @@ def test_a_file_that_is_no_jsonl_is_not_told_of_the_order_when_that_was_right(cl
 def test_files_are_listed_by_purpose(client: Client, domain: Any) -> None:
     made = {purpose: client.upload(numbered(1), purpose=purpose).json()["id"] for purpose in ("batch", "vision")}
     batch_id = client.create(input_file_id=made["batch"]).json()["id"]
-    lease = domain.claim(domain.shards(batch_id)[0].id)
+    lease = domain.claim_soon(domain.shards(batch_id)[0].id)
     domain.write(lease, [1])
     with db.transaction(domain.engine) as connection:
         lifecycle.settle(connection, batch_id, domain.settings.retention)
