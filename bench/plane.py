@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import httpx2
 import psutil
@@ -30,14 +31,22 @@ CORPUS_WORDS = 200_000
 SETTINGS = {"PROMPTMILL_LIMITS__MAX_FILE_BYTES": "300000000", "PROMPTMILL_WORKER__ENGINE": "scripted"}
 
 
-def lines(count: int, prompt: int, first: str = "") -> bytes:
-    """Return a file with prompts of `prompt` bytes: common words in a random order, so that it compresses like text."""
+def lines(count: int, prompt: int, first: str = "", corpus: str = "") -> bytes:
+    """Return a file with prompts of `prompt` bytes, cut out of `corpus`.
+
+    Where none is given, common words in a random order, so that it compresses like text.
+    """
     draw = random.Random(shapes.SEED)
-    corpus = " ".join(draw.choices(shapes.WORDS, k=CORPUS_WORDS))
+    corpus = corpus or " ".join(draw.choices(shapes.WORDS, k=CORPUS_WORDS))
     starts = [draw.randrange(len(corpus) - prompt) for _ in range(count)]
     return numbered(
         count, lambda number: f"{first}{number} {corpus[starts[number] : starts[number] + prompt]}"[:prompt]
     )
+
+
+def prose() -> str:
+    """Return a long text with quotes, colons and line ends, as texts have them: Python's own reference."""
+    return "\n".join(topics.values())
 
 
 class Plane:

@@ -1,6 +1,6 @@
 """D1 to D4: files in and out.
 
-D1  upload, HTTP to durable rows  / one COPY of the same rows, packed beforehand
+D1  upload, HTTP to durable rows  / one COPY of the same rows, packed beforehand; also of a text as people write it
 D2  the same upload               / a small service as it is often written (bench/naive_upload.py)
 D3  download over HTTP            / psycopg reading the same rows with COPY in text form
 D4  the API's peak memory above idle during D1 and D3
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import httpx2
 from measure import ratios, row, seconds, spread
 from memory import Peak
-from plane import BIG_PROMPT, Plane, lines, script
+from plane import BIG_PROMPT, Plane, lines, prose, script
 
 from api.stack.program import free_port
 from jobs import pgcopy
@@ -22,28 +22,47 @@ LINES = 50_000
 
 def report(plane: Plane) -> Iterator[str]:
     data = lines(LINES, BIG_PROMPT)
+    plane.bare.execute("CREATE TABLE bare (LIKE lines INCLUDING ALL)")
+    plane.upload(lines(100, 100))
     yield from _files(plane, data)
+    yield _prose(plane, lines(LINES, BIG_PROMPT, corpus=prose()))
+    plane.bare.execute("DROP TABLE bare")
     yield _naive(plane, data)
 
 
 def _files(plane: Plane, data: bytes) -> Iterator[str]:
     packed = _pack(data)
-    plane.bare.execute("CREATE TABLE bare (LIKE lines INCLUDING ALL)")
-    plane.upload(lines(100, 100))
-    uploads, copies, downloads, reads = [], [], [], []
+    uploads, copies, downloads, reads = list[float](), [], [], []
     with Peak(plane.api.popen.pid) as peak:
         for _ in range(ROUNDS):
-            plane.bare.execute("TRUNCATE bare")
-            copies.append(_timed(plane, lambda: _copy(plane, packed)))
-            ids: list[str] = []
-            uploads.append(_timed(plane, lambda ids=ids: ids.append(plane.upload(data))))  # type: ignore[misc]
+            copies.append(_copied(plane, packed))
+            file_id = _uploaded(plane, data, uploads)
             reads.append(seconds(lambda: _read(plane)))
-            downloads.append(seconds(lambda ids=ids: _download(plane, ids[0])))  # type: ignore[misc]
-            _forget(plane, ids[0])
-    plane.bare.execute("DROP TABLE bare")
+            downloads.append(seconds(lambda file_id=file_id: _download(plane, file_id)))  # type: ignore[misc]
+            _forget(plane, file_id)
     yield _compared("D1 upload", data, uploads, copies, "0.43 / 0.72")
     yield _compared("D3 download", data, downloads, reads, "0.9 / 1.6")
     yield row("D4 API memory above idle", _size(data), f"{(peak.peak - peak.idle) / 1e6:.0f} MB", wanted="128 / 32 MB")
+
+
+def _prose(plane: Plane, data: bytes) -> str:
+    packed, uploads, copies = _pack(data), list[float](), []
+    for _ in range(ROUNDS):
+        copies.append(_copied(plane, packed))
+        _forget(plane, _uploaded(plane, data, uploads))
+    return _compared("D1 upload of prose", data, uploads, copies, "0.43 / 0.72")
+
+
+def _copied(plane: Plane, packed: bytes) -> float:
+    plane.bare.execute("TRUNCATE bare")
+    return _timed(plane, lambda: _copy(plane, packed))
+
+
+def _uploaded(plane: Plane, data: bytes, uploads: list[float]) -> str:
+    """Upload a file; return its id, and add its seconds to `uploads`."""
+    ids: list[str] = []
+    uploads.append(_timed(plane, lambda: ids.append(plane.upload(data))))
+    return ids[0]
 
 
 def _timed(plane: Plane, action: Callable[[], object]) -> float:
@@ -101,14 +120,12 @@ def _naive(plane: Plane, data: bytes) -> str:
     """Upload to the naive service and to ours, in turn."""
     port = free_port()
     argv = ["bench/naive_upload.py", str(port)]
-    uploads, naive = [], []
+    uploads, naive = list[float](), []
     with script(plane, "naive-upload", argv, "startup complete", NAIVE_DATABASE_URL=plane.stack.database_url):
         for _ in range(ROUNDS):
             plane.bare.execute("TRUNCATE naive")
             naive.append(_timed(plane, lambda: _upload_naively(port, data)))
-            ids: list[str] = []
-            uploads.append(_timed(plane, lambda ids=ids: ids.append(plane.upload(data))))  # type: ignore[misc]
-            _forget(plane, ids[0])
+            _forget(plane, _uploaded(plane, data, uploads))
     plane.bare.execute("DROP TABLE naive")
     return _compared("D2 upload / json.loads, jsonb", data, uploads, naive, "3 / 7")
 

@@ -1,7 +1,7 @@
 """One line of an input file: what it must hold, and what is wrong with it. Pure.
 
-A valid line costs one pass in C, a whole decode as the worker will do it. In lines that may have keys twice, of which
-msgspec says nothing, another one looks for them: in all that have a colon in a text. Only a line that fails is looked
+A valid line costs one pass in C, a whole decode as the worker will do it. Of keys that are there twice msgspec says
+nothing: a line with more colons than its keys and texts have is looked through for them. Only one that fails is looked
 at again, slowly, to name the parameter. Codes and messages: the Batch API's validation errors (docs/api.md lists them).
 """
 
@@ -74,6 +74,8 @@ MAX_NAME_CHARS = 256
 MAX_QUOTED_CHARS = 64
 LONG_LINE_BYTES = 1_000_000
 _CONTAINERS = (dict, list)
+# A colon of a text that is not there as one, with which a second key could be balanced.
+_ESCAPED_COLON = b"\\u003"
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 # What is sent in place of JSONL, by its first bytes.
 _OTHER_FORMATS = {
@@ -125,24 +127,31 @@ def _read(content: bytes) -> Line | None:
 
 
 def _may_have_a_key_twice(content: bytes, value: Any) -> bool:  # noqa: ANN401  any JSON
-    """Tell whether the line has more colons than what was made of it has keys; colons in text count too.
+    """Tell whether the line has more colons than what was made of it: a key that is there twice is made once.
 
     Raises:
         LineProblem: it is nested too deep.
     """
-    return content.count(b":") != _count_keys(value)
+    texts: list[str] = []
+    in_texts = content.count(b":") - _count_keys(value, texts)
+    # Most lines end here, with no colon in a text.
+    return bool(in_texts) and (in_texts != sum(text.count(":") for text in texts) or _ESCAPED_COLON in content)
 
 
-def _count_keys(value: Any, depth: int = 1) -> int:  # noqa: ANN401  any JSON
+def _count_keys(value: Any, texts: list[str], depth: int = 1) -> int:  # noqa: ANN401  any JSON
+    """Return how many keys an object or array has, and add its texts, keys too, to `texts`."""
     if depth > MAX_DEPTH:
         raise LineProblem("invalid_json_line", f"This line is nested deeper than {MAX_DEPTH} levels.")
     if type(value) is dict:
         count, children = len(value), value.values()
+        texts.extend(value)
     else:
         count, children = 0, value
     for child in children:
-        if type(child) in _CONTAINERS:
-            count += _count_keys(child, depth + 1)
+        if type(child) is str:
+            texts.append(child)
+        elif type(child) in _CONTAINERS:
+            count += _count_keys(child, texts, depth + 1)
     return count
 
 

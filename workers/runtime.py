@@ -293,7 +293,8 @@ class Runtime:
         # After the window has heard of it.
         self._loop.call_soon_threadsafe(self._claiming.seen_by_window, lease)
         if self._draining.is_set():
-            self._window.end(run, Ending.LET_GO, abort=False)
+            # Too late for the end of the drain, perhaps, and nothing of it has run for long.
+            self._window.end(run, Ending.LET_GO, abort=True)
         run.ended.wait()
         self._hand_back(run)
         self._note_end(run, rows, time.monotonic() - started)
@@ -354,16 +355,21 @@ class Runtime:
     # Ending.
 
     def drain(self) -> None:
-        """Start nothing more. Rows that run may finish within `worker.drain_seconds`; the rest is given back."""
+        """Start nothing more. Rows that run may finish within `worker.drain_seconds`; the rest is given back.
+
+        Signal handlers may call this, also one in the middle of another: no lock is waited for that the thread which
+        they interrupt may hold.
+        """
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
         if self._draining.is_set():
             return
         log.info("worker_draining", shards=len(self._window.runs()))
         self._draining.set()
         self._poll_now.set()
         self._window.let_go(abort=False)
-        self._loop.call_soon_threadsafe(
-            self._loop.call_later, self._settings.worker.drain_seconds, lambda: self._window.let_go(abort=True)
-        )
+        self._loop.call_later(self._settings.worker.drain_seconds, lambda: self._window.let_go(abort=True))
 
     def _leave(self) -> None:
         self.drain()

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task, bootsteps
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_shutting_down
 from celery.worker import state
+from celery.worker.components import Pool
 from celery.worker.consumer import Events, Tasks
 
 from jobs import dispatch, metrics, metrics_port, telemetry
@@ -44,38 +45,23 @@ def run(settings: Settings) -> int:
     _on_signals(_again_later)
     celery = dispatch.make_celery(settings)
     _add_task(celery, runtime)
+    celery.steps["worker"].add(_drain_before_the_pool(runtime))
     celery.steps["consumer"].update((_consume_with_room(runtime), _take_hints_only(), _tell_progress(runtime)))
     worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
-    worker_ready.connect(_drain_at_sigquit(runtime), weak=False)
     poller = threading.Thread(target=runtime.poll, name="poller", daemon=True)
     poller.start()
-    status = _serve(celery, runtime, settings.worker.max_shards)
-    runtime.drain()
-    poller.join()
-    runtime.stop()
-    return status
+    try:
+        return _serve(celery, runtime, settings.worker.max_shards)
+    finally:
+        # A third Ctrl-C makes Celery leave as it is.
+        runtime.drain()
+        poller.join()
+        runtime.stop()
 
 
 def _on_signals(handler: Callable[[int, object], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
-
-
-def _drain_at_sigquit(runtime: Runtime) -> Callable[..., None]:
-    """Drain before Celery's handler, which fails on a pool of threads before it tells us, and then waits for them."""
-    theirs: Any = None
-
-    def handler(number: int, frame: object) -> None:
-        runtime.drain()
-        theirs(number, frame)
-
-    def install(**_: object) -> None:
-        nonlocal theirs
-        if (now := signal.getsignal(signal.SIGQUIT)) is not handler:
-            theirs = now
-            signal.signal(signal.SIGQUIT, handler)
-
-    return install
 
 
 def _exit(_number: int, _frame: object) -> None:
@@ -97,6 +83,24 @@ def _add_task(celery: Celery, runtime: Runtime) -> None:
             log.exception("shard_failed", shard_id=shard_id, error=type(error).__name__)
             # Celery and Flower show the words of what a task raises; a driver's may quote rows.
             raise PromptmillError(type(error).__name__) from None
+
+
+def _drain_before_the_pool(runtime: Runtime) -> type[bootsteps.StartStopStep]:
+    """Drain before Celery waits for its threads, however it came to that.
+
+    It tells of a shutdown in a signal handler, and not always: at SIGQUIT it first tries what a pool of threads cannot
+    do, and a second Ctrl-C interrupts the handler of the first.
+    """
+
+    class DrainBeforeThePool(bootsteps.StartStopStep):
+        requires = (Pool,)
+
+        def stop(self, _parent: Any) -> None:  # noqa: ANN401
+            runtime.drain()
+
+        terminate = stop  # type: ignore[assignment]  # Celery's stubs name the parameter
+
+    return DrainBeforeThePool
 
 
 def _consume_with_room(runtime: Runtime) -> type[bootsteps.StartStopStep]:

@@ -38,6 +38,10 @@ def test_a_key_twice_is_found_beside_colons_in_text_and_without_them() -> None:
         whole = json.dumps(request("a", text)).encode()
         assert lines.parse(whole, max_custom_id_chars=64).custom_id == "a"
         assert "twice" in problem(whole.replace(b'"model"', b'"model": "first", "model"')).message
+    # Written as an escape, one colon more in a text is no colon more in the line.
+    balanced = json.dumps(request("a", x="COLON")).replace("COLON", r"\u003A")
+    assert lines.parse(balanced.encode(), max_custom_id_chars=64).custom_id == "a"
+    assert "twice" in problem(balanced.replace('"x"', '"x": 1, "x"').encode()).message
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_no_bytes_break_the_parser(content: bytes) -> None:
 
 NAMES = st.sampled_from(["a", "b", ":", '"', '":', "\\", "é", "", "k" * 300])
 VALUES = st.recursive(
-    st.none() | st.integers() | st.sampled_from(["", ":", '":', '\\": ', "{a: 1}"]),
+    st.none() | st.integers() | st.sampled_from(["", ":", '":', '\\": ', "{a: 1}", "COLON"]),
     lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(NAMES, inner), max_size=3).map(tuple),
     max_leaves=12,
 )
@@ -158,7 +162,7 @@ def written(value: Any, space: str) -> str:
         return "{" + f",{space}".join(pairs) + "}"
     if isinstance(value, list):
         return "[" + ",".join(written(child, space) for child in value) + "]"
-    return json.dumps(value)
+    return json.dumps(value).replace("COLON", r"\u003a")
 
 
 def has_a_key_twice(value: Any) -> bool:
