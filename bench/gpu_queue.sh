@@ -6,12 +6,12 @@
 #
 # With one GPU: the first half, then as much of the second one as there is time for.
 #
-# MODEL_27B, MODEL_1B, MODEL_270M: folders of Gemma 3, the first two as shapes with random weights; TEMPLATE: Gemma's chat
-# template, which shapes lack. PYTHON: of the API; WORKER_PYTHON: of vLLM. A step that fails is told, and the next one runs.
+# MODELS: what bench/gpu_gemma.py made. PYTHON: of the API; WORKER_PYTHON: of vLLM. A step that fails is told, and the next runs.
 set -u
-half=${1:?first or second} out=$(realpath -m "${2:?a folder for results}") TEMPLATE=$(realpath "${TEMPLATE:?}")
+half=${1:?first or second} out=$(realpath -m "${2:?a folder for results}") models=$(realpath "${MODELS:?}")
 PYTHON=${PYTHON:-.venv/bin/python} WORKER_PYTHON=${WORKER_PYTHON:-.venv-gpu/bin/python}
-for model in MODEL_27B MODEL_1B MODEL_270M; do declare "$model=$(realpath "${!model:?}")"; done
+# Some machines set it; each start of vLLM would compile its modules anew, a minute in all.
+unset PYTHONDONTWRITEBYTECODE
 cd "$(dirname "$0")/.." && mkdir -p "$out"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1
 
@@ -24,31 +24,31 @@ step() { # NAME COMMAND...
 service() { # NAME MODEL OPTION...
     local name=$1 model=$2
     shift 2
-    step "$name" "$PYTHON" bench/gpu.py --worker-python "$WORKER_PYTHON" --model "$model" --chat-template "$TEMPLATE" \
-        --out "$out/$name" "$@"
+    step "$name" "$PYTHON" bench/gpu.py --worker-python "$WORKER_PYTHON" --model "$models/$model" --out "$out/$name" "$@"
 }
 generate() { # NAME MODEL ROWS ARGUMENTS OPTION...
     local name=$1 model=$2 rows=$3 arguments=$4
     shift 4
-    step "$name" "$WORKER_PYTHON" bench/gpu_llm.py --model "$model" --chat-template "$TEMPLATE" --rows "$rows" \
-        --arguments "$arguments" "$@"
+    step "$name" "$WORKER_PYTHON" bench/gpu_llm.py --model "$models/$model" --rows "$rows" --arguments "$arguments" "$@"
 }
 
 if [ "$half" = first ]; then
-    service 27b-fp8 "$MODEL_27B" --load-format dummy --quantization fp8 \
+    service 27b-fp8 27b --load-format dummy --quantization fp8 \
         --scenarios G11-1:1600:2,G11-100:1600:2,G3-labelling:2000:2,G5:1000:1,G1:2000:2
 else
     "$PYTHON" bench/shapes.py sharegpt 2400 >"$out/sharegpt.jsonl"
     "$PYTHON" bench/shapes.py translation 2000 >"$out/translation.jsonl"
     same='"load_format": "dummy", "max_model_len": 4096, "max_num_batched_tokens": 16384, "gpu_memory_utilization": 0.92'
-    generate 1b-generate "$MODEL_1B" "$out/sharegpt.jsonl" "{$same, \"max_num_seqs\": 1024}"
-    service 1b-one "$MODEL_1B" --load-format dummy --sequences 1024 --scenarios G4:2400:2
-    service 1b-three "$MODEL_1B" --load-format dummy --sequences 512 --workers 3 --memory-share 0.3 --scenarios G4:2400:2
-    service 270m "$MODEL_270M" --scenarios TEXTS:80
-    generate 270m-chat "$MODEL_270M" "$out/270m/questions.jsonl" '{"max_model_len": 4096}' --texts "$out/270m/chat.jsonl"
+    generate 1b-generate 1b "$out/sharegpt.jsonl" "{$same, \"max_num_seqs\": 1024}"
+    service 1b-one 1b --load-format dummy --sequences 1024 --scenarios G4:2400:2
+    service 1b-three 1b --load-format dummy --sequences 512 --workers 3 --memory-share 0.3 --scenarios G4:2400:2
+    # In numbers of 16 bits a text depends on what else is in the batch.
+    service 270m 270m --eager --dtype float32 --scenarios TEXTS:80
+    generate 270m-chat 270m "$out/270m/questions.jsonl" \
+        '{"max_model_len": 4096, "dtype": "float32", "enforce_eager": true}' --texts "$out/270m/chat.jsonl"
     sort "$out/270m/texts.jsonl" >"$out/270m/ours" && sort "$out/270m/chat.jsonl" >"$out/270m/theirs"
     step 270m-same test -s "$out/270m/ours" -a "$(cat "$out/270m/ours")" = "$(cat "$out/270m/theirs")"
-    generate 27b-generate "$MODEL_27B" "$out/translation.jsonl" "{$same, \"max_num_seqs\": 512, \"quantization\": \"fp8\"}"
-    step 27b-run-batch "$WORKER_PYTHON" bench/gpu_run_batch.py --model "$MODEL_27B" --rows "$out/translation.jsonl" \
-        --arguments "{\"load-format\": \"dummy\", \"quantization\": \"fp8\", \"max-model-len\": 4096, \"chat-template\": \"$TEMPLATE\"}"
+    generate 27b-generate 27b "$out/translation.jsonl" "{$same, \"max_num_seqs\": 512, \"quantization\": \"fp8\"}"
+    step 27b-run-batch "$WORKER_PYTHON" bench/gpu_run_batch.py --model "$models/27b" --rows "$out/translation.jsonl" \
+        --arguments '{"load-format": "dummy", "quantization": "fp8", "max-model-len": 4096}'
 fi
