@@ -6,7 +6,8 @@
 #
 # With one GPU: the first half, then as much of the second one as there is time for.
 #
-# MODELS: what bench/gpu_gemma.py made. PYTHON: of the API; WORKER_PYTHON: of vLLM. A step that fails is told, and the next runs.
+# MODELS: what bench/gpu_gemma.py made. PYTHON: of the API; WORKER_PYTHON: of vLLM. A step that fails is told, and the
+# next one runs.
 set -u
 half=${1:?first or second} out=$(realpath -m "${2:?a folder for results}") models=$(realpath "${MODELS:?}")
 PYTHON=${PYTHON:-.venv/bin/python} WORKER_PYTHON=${WORKER_PYTHON:-.venv-gpu/bin/python}

@@ -75,8 +75,9 @@ MAX_QUOTED_CHARS = 64
 LONG_LINE_BYTES = 1_000_000
 _CONTAINERS = (dict, list)
 # A colon of a text that is not there as one, with which a second key could be balanced.
-_ESCAPED_COLON = b"\\u003"
+_ESCAPED_COLON = re.compile(rb"\\u003[Aa]")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_IS_KEY = re.compile(rb"[ \t\r\n]*:")
 # What is sent in place of JSONL, by its first bytes.
 _OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet)",
@@ -132,27 +133,31 @@ def _may_have_a_key_twice(content: bytes, value: Any) -> bool:  # noqa: ANN401  
     Raises:
         LineProblem: it is nested too deep.
     """
-    texts: list[str] = []
-    in_texts = content.count(b":") - _count_keys(value, texts)
+    others = content.count(b":") - _count_keys(value)
     # Most lines end here, with no colon in a text.
-    return bool(in_texts) and (in_texts != sum(text.count(":") for text in texts) or _ESCAPED_COLON in content)
+    return bool(others) and (others != _count_in_texts(value) or _ESCAPED_COLON.search(content) is not None)
 
 
-def _count_keys(value: Any, texts: list[str], depth: int = 1) -> int:  # noqa: ANN401  any JSON
-    """Return how many keys an object or array has, and add its texts, keys too, to `texts`."""
+def _count_keys(value: Any, depth: int = 1) -> int:  # noqa: ANN401  any JSON
     if depth > MAX_DEPTH:
         raise LineProblem("invalid_json_line", f"This line is nested deeper than {MAX_DEPTH} levels.")
     if type(value) is dict:
         count, children = len(value), value.values()
-        texts.extend(value)
     else:
         count, children = 0, value
     for child in children:
-        if type(child) is str:
-            texts.append(child)
-        elif type(child) in _CONTAINERS:
-            count += _count_keys(child, texts, depth + 1)
+        if type(child) in _CONTAINERS:
+            count += _count_keys(child, depth + 1)
     return count
+
+
+def _count_in_texts(value: Any) -> int:  # noqa: ANN401  any JSON
+    """Return how many colons the texts of an object or array have, its keys too."""
+    if isinstance(value, str):
+        return value.count(":")
+    if isinstance(value, dict):
+        return sum(map(_count_in_texts, value)) + sum(map(_count_in_texts, value.values()))
+    return sum(map(_count_in_texts, value)) if isinstance(value, list) else 0
 
 
 def _check_keys(content: bytes) -> None:
@@ -160,8 +165,18 @@ def _check_keys(content: bytes) -> None:
 
 
 def _without_long_strings(content: bytes) -> bytes:
-    """Return a line with its long strings made short, equal ones alike: as text one letter may take four bytes."""
-    return _STRING.sub(lambda found: found[0] if len(found[0]) < 256 else b'"%d"' % hash(found[0]), content)
+    """Return a line with its long strings made short, equal keys alike: as text one letter may take four bytes."""
+    return _STRING.sub(_shortened, content)
+
+
+def _shortened(found: re.Match[bytes]) -> bytes:
+    """Return a long key as its beginning and what tells it from others, however they are spelt; a long text as none."""
+    if len(found[0]) <= MAX_QUOTED_CHARS + len('""'):
+        return found[0]
+    if not _IS_KEY.match(found.string, found.end()):
+        return b'""'
+    key = _decode(found[0])
+    return json.dumps(key if len(key) <= MAX_QUOTED_CHARS else f"{key[:MAX_QUOTED_CHARS]}{hash(key)}").encode()
 
 
 def _unique(pairs: list[tuple[str, None]]) -> None:

@@ -45,6 +45,8 @@ log = telemetry.get_logger(__name__)
 
 # A busy machine lets a thread wait in the middle of a transaction, though not for so long.
 LEAST_IDLE_SECONDS = 5.0
+# How often a worker that ends looks whether it still holds a shard.
+HELD_SECONDS = 0.02
 # Connections to Postgres: claims go one at a time, writer and marker have one, several shards may end at once.
 TALKERS = 11
 
@@ -292,14 +294,17 @@ class Runtime:
         self._window.add(run)
         # After the window has heard of it.
         self._loop.call_soon_threadsafe(self._claiming.seen_by_window, lease)
-        if self._draining.is_set():
-            # Too late for the end of the drain, perhaps, and nothing of it has run for long.
-            self._window.end(run, Ending.LET_GO, abort=True)
+        self._loop.call_soon_threadsafe(self._let_go_if_late, run)
         run.ended.wait()
         self._hand_back(run)
         self._note_end(run, rows, time.monotonic() - started)
         ended = {"ending": str(run.ending), "rows": rows, "attempt": lease.token}
         return {"claimed": True, **ended, "batch": lease.batch_id, "shard": lease.shard_id}
+
+    def _let_go_if_late(self, run: ShardRun) -> None:
+        """Let go of a shard that was loaded while the drain began: nothing of it has run for long."""
+        if self._draining.is_set():
+            self._window.end(run, Ending.LET_GO, abort=True)
 
     def _note_end(self, run: ShardRun, rows: int, seconds: float) -> None:
         log.info("shard_ended", rows=rows, ending=str(run.ending))
@@ -377,9 +382,13 @@ class Runtime:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
-        """End everything, after `drain` and after the last shard has ended."""
+        """End everything, after `drain`. Shards that are still held are given back while there is time."""
         self._draining.set()
         self._poll_now.set()
+        self._window.let_go(abort=True)
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while self._claiming.held and time.monotonic() < deadline:
+            time.sleep(HELD_SECONDS)
         self._keeper.close()
         self._marker.close()
         self._writer.close()

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task, bootsteps
+from celery.concurrency.thread import TaskPool
 from celery.signals import worker_shutting_down
 from celery.worker import state
-from celery.worker.components import Pool
 from celery.worker.consumer import Events, Tasks
 
 from jobs import dispatch, metrics, metrics_port, telemetry
@@ -45,7 +45,6 @@ def run(settings: Settings) -> int:
     _on_signals(_again_later)
     celery = dispatch.make_celery(settings)
     _add_task(celery, runtime)
-    celery.steps["worker"].add(_drain_before_the_pool(runtime))
     celery.steps["consumer"].update((_consume_with_room(runtime), _take_hints_only(), _tell_progress(runtime)))
     worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
     poller = threading.Thread(target=runtime.poll, name="poller", daemon=True)
@@ -53,7 +52,7 @@ def run(settings: Settings) -> int:
     try:
         return _serve(celery, runtime, settings.worker.max_shards)
     finally:
-        # A third Ctrl-C makes Celery leave as it is.
+        # Another Ctrl-C makes Celery leave as it is.
         runtime.drain()
         poller.join()
         runtime.stop()
@@ -85,22 +84,19 @@ def _add_task(celery: Celery, runtime: Runtime) -> None:
             raise PromptmillError(type(error).__name__) from None
 
 
-def _drain_before_the_pool(runtime: Runtime) -> type[bootsteps.StartStopStep]:
+def _pool(runtime: Runtime) -> type[TaskPool]:
     """Drain before Celery waits for its threads, however it came to that.
 
     It tells of a shutdown in a signal handler, and not always: at SIGQUIT it first tries what a pool of threads cannot
     do, and a second Ctrl-C interrupts the handler of the first.
     """
 
-    class DrainBeforeThePool(bootsteps.StartStopStep):
-        requires = (Pool,)
-
-        def stop(self, _parent: Any) -> None:  # noqa: ANN401
+    class DrainedPool(TaskPool):
+        def on_stop(self) -> None:
             runtime.drain()
+            super().on_stop()
 
-        terminate = stop  # type: ignore[assignment]  # Celery's stubs name the parameter
-
-    return DrainBeforeThePool
+    return DrainedPool
 
 
 def _consume_with_room(runtime: Runtime) -> type[bootsteps.StartStopStep]:
@@ -167,7 +163,7 @@ def _serve(celery: Celery, runtime: Runtime, threads: int) -> int:
     celery.conf.task_queues = queues
     worker = celery.Worker(
         hostname=f"{runtime.worker_id}@{socket.gethostname()}",
-        pool="threads",
+        pool=_pool(runtime),
         concurrency=threads,
         queues=[queue.name for queue in queues],
         task_events=True,

@@ -482,7 +482,7 @@ def test_estimate_says_rows_tokens_and_time(terminal: Terminal) -> None:
     assert "at the rate measured for paragraphs to translate; long prompts or schemas take longer" in said
     assert (
         "not known: nothing was measured"
-        in terminal.run("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h200-fp8")[0]
+        in terminal.run("estimate", "r.jsonl", "--profile", "gemma-3-27b-it/h200-bf16")[0]
     )
 
 

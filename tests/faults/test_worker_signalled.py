@@ -1,6 +1,7 @@
 """F10: a worker whose engine hangs is asked to go, more than once and in other ways. It ends, and its rows run elsewhere."""
 
 import signal
+import time
 
 import services
 from clients import User
@@ -42,3 +43,31 @@ def test_a_worker_ends_whatever_it_is_sent_and_its_rows_run_elsewhere(checked: s
         ended = user.wait(batch.id)
         errors = user.rows(ended.error_file_id)
         assert [row["response"]["body"]["error"]["code"] for row in errors] == ["request_timeout"] * 2
+
+
+def completed(user: User, batch_id: str) -> int:
+    counts = user.sdk.batches.retrieve(batch_id).request_counts
+    return counts.completed if counts else 0
+
+
+def test_a_second_ctrl_c_gives_back_at_once_what_still_runs(checked: services.Stack) -> None:
+    checked.api()
+    checked.reconciler()
+    user = User(checked)
+    leases = {"PROMPTMILL_SHARDS__LEASE_SECONDS": "120", "PROMPTMILL_SHARDS__HEARTBEAT_SECONDS": "1"}
+    worker = checked.worker(PROMPTMILL_WORKER__DRAIN_SECONDS="100", **leases)
+    services.wait_until(lambda: " ready." in worker.log.read_text(), "Celery is ready")
+    batch = user.submit(numbered(2, lambda number: "HANG" if number else "Hello"))
+    services.wait_until(lambda: completed(user, batch.id) == 1, "the other row ends")
+    worker.signal(INT)
+    services.wait_until(lambda: "worker_draining" in worker.log.read_text(), "it drains")
+    # Celery looks once a second whether it is to stop, and waits for its threads then.
+    time.sleep(3)
+    worker.signal(INT)
+    worker.popen.wait(30)
+    assert "worker_stopped" in worker.log.read_text()
+    # Its lease would have gone on for two minutes.
+    assert not runs(checked)
+    checked.worker(PROMPTMILL_WORKER__REQUEST_TIMEOUT_SECONDS="1")
+    user.wait(batch.id)
+    assert completed(user, batch.id) == 1

@@ -147,7 +147,7 @@ def test_no_bytes_break_the_parser(content: bytes) -> None:
     problem(content)
 
 
-NAMES = st.sampled_from(["a", "b", ":", '"', '":', "\\", "é", "", "k" * 300])
+NAMES = st.sampled_from(["a", "b", ":", '"', '":', "\\", "é", "", "k", "K", "k" * 300, "K" * 300])
 VALUES = st.recursive(
     st.none() | st.integers() | st.sampled_from(["", ":", '":', '\\": ', "{a: 1}", "COLON"]),
     lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(NAMES, inner), max_size=3).map(tuple),
@@ -156,9 +156,12 @@ VALUES = st.recursive(
 
 
 def written(value: Any, space: str) -> str:
-    """Write JSON whose objects, given as tuples of pairs, may have a key twice."""
+    """Write JSON whose objects, given as tuples of pairs, may have a key twice. `K` is another spelling of `k`."""
     if isinstance(value, tuple):
-        pairs = (f"{json.dumps(key)}{space}:{space}{written(child, space)}" for key, child in value)
+        pairs = (
+            f"{json.dumps(key).replace('K', chr(92) + 'u006b')}{space}:{space}{written(child, space)}"
+            for key, child in value
+        )
         return "{" + f",{space}".join(pairs) + "}"
     if isinstance(value, list):
         return "[" + ",".join(written(child, space) for child in value) + "]"
@@ -167,7 +170,7 @@ def written(value: Any, space: str) -> str:
 
 def has_a_key_twice(value: Any) -> bool:
     if isinstance(value, tuple):
-        keys = [key for key, _ in value]
+        keys = [key.replace("K", "k") for key, _ in value]
         return len(set(keys)) < len(keys) or any(has_a_key_twice(child) for _, child in value)
     return isinstance(value, list) and any(has_a_key_twice(child) for child in value)
 
@@ -183,6 +186,15 @@ def test_f77_a_key_that_is_there_twice_is_found_wherever_it_is(value: Any, space
         except lines.LineProblem as caught:
             found = "twice" in caught.message
     assert found == has_a_key_twice(value)
+
+
+@pytest.mark.parametrize("size", [1, 60, 100, 300])
+def test_f77_a_key_twice_is_found_in_long_lines_however_it_is_spelt(size: int) -> None:
+    line = json.dumps(request("a", "x: " * 400_000, x={"PLACE": 1}))
+    spelt = line.replace('"PLACE"', f'"{"k" * size}": 1, "{chr(92)}u006b{"k" * (size - 1)}"')
+    assert f"'{'k' * min(size, 64)}' twice" in problem(spelt.encode()).message
+    other = line.replace('"PLACE"', f'"{"k" * size}": 1, "{"k" * size}l"')
+    assert lines.parse(other.encode(), max_custom_id_chars=64).custom_id == "a"
 
 
 def test_nothing_of_a_long_line_that_is_no_request_is_kept() -> None:
