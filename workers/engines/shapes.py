@@ -39,7 +39,7 @@ def _with_images(text: Config) -> Config:
 
 
 # The published configs of the instruction-tuned checkpoints.
-_KNOWN = {
+KNOWN = {
     "27b": _with_images(
         _gemma(62, 5376, 21_504, 1024, num_attention_heads=32, num_key_value_heads=16, head_dim=128),
     ),
@@ -114,8 +114,8 @@ def of_model(model: str) -> Shape:
         return from_config(config, source=str(folder / "config.json"), file_bytes=_file_bytes(folder))
     if match := _NAME.search(model):
         size = match[1].lower()
-        if size in _KNOWN:
-            return from_config(_KNOWN[size], source=f"built in: Gemma 3 {size.upper()}")
+        if size in KNOWN:
+            return from_config(KNOWN[size], source=f"built in: Gemma 3 {size.upper()}")
     message = f"Nothing is known of the model {model!r}: it is no directory with a config.json, and no Gemma 3."
     raise ConfigurationError(message)
 
