@@ -4,7 +4,8 @@
     G2  the same from the upload to the downloaded result
     G3  G1 with prompts and answers of other traces; G3-labelling        one of them alone
     G4  G1 with a small model, where Python is the limit and not the GPU
-    G5  other ways to feed the same engine: vLLM's batch runner with our arguments, chunks with a wait, ten at a time
+    G5  the same rows through vLLM's batch runner on the same engine, with our arguments
+    G5-chunks  other ways to feed the same engine: chunks with a wait, ten at a time
     G9  twenty small batches                                             / one batch of the same rows
     G11-1, G11-100  answers that follow JSON schemas, one and a hundred  / the same on the engine alone
     TEXTS no figure: answers of real weights, to compare with those of `LLM.chat`
@@ -54,6 +55,8 @@ from api.stack import postgres  # noqa: E402
 from api.stack.program import Program, free_port  # noqa: E402
 
 MODEL_NAME = "bench"
+ARGUMENTS = "PROMPTMILL_WORKER__VLLM__ARGUMENTS"
+POOL_SIZE = "kv-cache-memory-bytes"
 
 
 @dataclass
@@ -216,6 +219,10 @@ def g4(lab: Lab, count: int, rounds: int) -> None:
 def g5(lab: Lab, count: int, rounds: int) -> None:
     file = lab.file("translation", count)
     compare(lab, "G5 translation", lambda: file, rounds, "run-batch")
+
+
+def g5_chunks(lab: Lab, count: int, _: int) -> None:
+    file = lab.file("translation", count)
     bare(lab, "G5 translation", file, "chunks", 256)
     bare(lab, "G5 ten at a time", lab.file("translation", min(count, max(50, count // 8))), "window", 10)
 
@@ -274,6 +281,7 @@ SCENARIOS = {
     "G3-labelling": Scenario(g3_labelling),
     "G4": Scenario(g4, 2_400),
     "G5": Scenario(g5),
+    "G5-chunks": Scenario(g5_chunks),
     "G9": Scenario(g9),
     "G11-1": Scenario(g11_1),
     "G11-100": Scenario(g11_100),
@@ -312,33 +320,38 @@ def service(
             stack.api()
             stack.reconciler()
             began = time.monotonic()
-            workers = [_worker(stack, worker, number) for number in range(count)]
+            workers = _workers(stack, worker, count)
             print(f"{count} engines loaded in {time.monotonic() - began:.0f} s", flush=True)
             yield stack, workers
         finally:
             stack.stop()
 
 
-def _worker(stack: services.Stack, command: list[str], number: int) -> Connection:
-    """Start the worker; loading a large model takes minutes."""
-    log, socket = stack.home / f"worker-{number}.log", stack.home / f"orders-{number}.sock"
+def _workers(stack: services.Stack, command: list[str], count: int) -> list[Connection]:
+    """Start workers; loading a large model takes minutes.
+
+    One after the other, unless their pools have a given size: while it loads, an engine measures what is free.
+    """
+    loading = (_worker(stack, command, number) for number in range(count))
+    at_once = POOL_SIZE in stack.settings.get(ARGUMENTS, "")
+    return [_connected(*each) for each in (list(loading) if at_once else loading)]
+
+
+def _worker(stack: services.Stack, command: list[str], number: int) -> tuple[services.Process, Path]:
+    socket = stack.home / f"orders-{number}.sock"
     argv = ["/usr/bin/env", f"BENCH_SOCKET={socket}", *command, str(ROOT / "bench" / "gpu_worker.py")]
-
-    async def ready() -> bool:
-        return socket.exists()
-
-    environment = stack.environment()
-    program = Program("worker", argv, ready, environment=environment, grace_seconds=60, start_seconds=900)
-    stack.processes.append(services.Process.start(program, log))
-    return _connected(str(socket))
+    program = Program("worker", argv, environment=stack.environment(), grace_seconds=60)
+    stack.processes.append(services.Process.start(program, stack.home / f"worker-{number}.log"))
+    return stack.processes[-1], socket
 
 
-def _connected(path: str) -> Connection:
-    """The socket is there a moment before anybody listens."""
+def _connected(worker: services.Process, socket: Path) -> Connection:
+    """Wait until the engine is loaded and takes orders."""
     while True:
         try:
-            return Client(path, "AF_UNIX")
-        except ConnectionRefusedError:
+            return Client(str(socket), "AF_UNIX")
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert worker.popen.poll() is None, f"the worker ended: {worker.tail()}"
             time.sleep(0.1)
 
 
