@@ -21,8 +21,10 @@ from jobs.errors import ConfigurationError, EngineError, RequestRejected
 from workers.engines import sandbox, sandbox_child
 from workers.engines.sandbox import Sandbox
 
-# Takes the compiler two or three seconds of processor time with this tokenizer.
-SLOW = json.dumps({"type": "string", "maxLength": 2_000})
+# Takes the compiler three seconds of processor time with this tokenizer: nothing of it is known beforehand.
+SLOW = json.dumps(
+    {"type": "object", "properties": {x: {"type": "string", "pattern": f"^[^{x}]{{1,128}}$"} for x in "abcdef"}}
+)
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +91,9 @@ def test_what_compiles_may_pass_and_what_does_not_is_refused_in_words(model: Pat
         assert (await rejection(made, "json", "false")).code == "invalid_json_schema"
         assert "parenthesis" in (await rejection(made, "regex", "(a")).message
         assert (await rejection(made, "grammar", "no grammar")).code == "invalid_value"
+        repeated = json.dumps({"type": "string", "pattern": "^[a-z]{1,129}$"})
+        assert "128" in (await rejection(made, "json", repeated)).message, "vLLM's compiler fails too, without a word"
+        await made.check("json", repeated.replace("129", "128"), param="x")
         assert "whole number" in (await rejection(made, "json", '{"type": "integer", "minimum": 2.5}')).message
 
     run(model, body)
@@ -173,6 +178,21 @@ def test_who_asks_the_same_shares_one_compile_and_its_verdict_is_kept(model: Pat
         waiting(made).suspend()
         await made.check("json", SLOW, param="x")
         waiting(made).resume()
+
+    run(model, body, cpu_seconds=60)
+
+
+def test_text_of_usual_length_is_known_beforehand(model: Path) -> None:
+    """Processor time of the forks: without `sandbox_child.PARTS` four times as much text takes four times as long."""
+
+    async def taken(made: Sandbox, length: int) -> float:
+        properties = {"label": {"enum": ["good", "bad", str(length)]}, "why": {"type": "string", "maxLength": length}}
+        before = sum(waiting(made).cpu_times()[2:4])
+        await made.check("json", json.dumps({"type": "object", "properties": properties}), param="x")
+        return float(sum(waiting(made).cpu_times()[2:4])) - before
+
+    async def body(made: Sandbox) -> None:
+        assert 12 * await taken(made, 100) < await taken(made, 400)
 
     run(model, body, cpu_seconds=60)
 

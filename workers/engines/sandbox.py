@@ -45,6 +45,9 @@ _SURROUNDINGS = {
     "CUDA_VISIBLE_DEVICES": "",
 }
 _LIMITS = {"time": "takes too long to compile", "memory": "is too large or too deep to compile"}
+# How xgrammar says that it has a bug: no reason follows.
+_BUG = re.compile(r"Check failed: .* is false:\s*$")
+_OF_THE_BUG = "does not compile: xgrammar fails, as it does if a 'pattern' repeats something more than 128 times"
 # Where in its source a compiler complains, and addresses of its memory.
 _NOT_FOR_CLIENTS = re.compile(r"\[\d\d:\d\d:\d\d\]|/\S+:\d+:|0x[0-9a-fA-F]+|[^ -~]")
 
@@ -194,11 +197,14 @@ def _words(answer: dict[str, Any]) -> Verdict:
         case "limit":
             return _LIMITS[reason]
         case "refused":
-            plain = " ".join(
-                _NOT_FOR_CLIENTS.sub(" ", reason.strip().splitlines()[0] if reason.strip() else "").split()
-            )
-            return f"does not compile: {plain[:MAX_REASON_CHARS].rstrip('.')}"
+            return _OF_THE_BUG if _BUG.search(reason) else f"does not compile: {_plain(reason)}"
     raise _ChildDied
+
+
+def _plain(reason: str) -> str:
+    """Return the first line of a compiler's complaint, without what is not for clients."""
+    first, *_ = [*reason.strip().splitlines(), ""]
+    return " ".join(_NOT_FOR_CLIENTS.sub(" ", first).split())[:MAX_REASON_CHARS].rstrip(".")
 
 
 class _Child:

@@ -24,7 +24,7 @@ from jobs import telemetry
 from jobs.errors import ConfigurationError, EngineFatal
 from jobs.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from jobs.settings import Vllm
-from workers.engines import vllm_arguments, vllm_errors, vllm_parameters, vllm_processes
+from workers.engines import sandbox_child, vllm_arguments, vllm_errors, vllm_parameters, vllm_processes
 from workers.engines.base import Body, Load, ProgressWatch
 from workers.engines.sandbox import Sandbox
 
@@ -39,11 +39,11 @@ log = telemetry.get_logger(__name__)
 _asked: ContextVar[tuple[int | None, int]] = ContextVar("asked", default=(None, 0))
 
 # What the first request of a model says. The answer is of no interest; a model without a chat template completes too.
-_FIRST_SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+# Of its schema vLLM's compiler keeps the parts, as the sandbox does of the same.
 _FIRST: Body = {
     "prompt": "Yes or no? ",
     "max_tokens": 4,
-    "response_format": {"type": "json_schema", "json_schema": {"name": "first", "schema": _FIRST_SCHEMA}},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "first", "schema": sandbox_child.PARTS}},
 }
 FIRST_SECONDS = 120
 
