@@ -68,8 +68,8 @@ def _keep_little_memory() -> None:
     """Have glibc give large blocks back as soon as they are free, and keep one store for all threads.
 
     By default it learns to keep large blocks: with lines of 20 MB an upload and its download took 131 MB in place of
-    88. A store for each thread keeps what that thread once had: with lines of 4 KB 54 MB in place of 42, and is no
-    faster on two cores (docs/benchmarks.md, D4, which has today's figures).
+    88. A store for each thread keeps what that thread once had: with lines of 4 KB 54 MB in place of 42 (in blocks of
+    4 MB), and is no faster on two cores (docs/benchmarks.md, D4, has today's figures).
     """
     with contextlib.suppress(AttributeError):  # another C library
         libc = ctypes.CDLL(None)

@@ -1,20 +1,29 @@
-"""Writes the rows of a file into `lines`, in blocks of a few megabytes, each committed by itself.
+"""Writes the rows of a file into `lines`, in blocks of some megabytes, each committed by itself.
 
-One block is written while the next one is put together: Postgres takes longer for a block than we do. The file is
-invisible until `jobs.files.publish`; what an upload that broke leaves behind, `discard` or the reconciler removes.
+One block is written while the next one is put together. The file is invisible until `jobs.files.publish`; what an
+upload that broke leaves behind, `discard` or the reconciler removes.
 """
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, Insert, Update, delete, func, insert, select, text, update
 
 from jobs import db, pgcopy
 from jobs.tables import files
 
-# Big enough that a commit costs nothing beside its rows, small enough to keep the memory of an upload flat.
-FLUSH_BYTES = 4_000_000
-# What a row takes beside its content, about.
-ROW_BYTES = 100
+# While a transaction begins and ends neither side does anything else: of 210 MB in blocks of 4 MB a third of the time,
+# of 16 MB a tenth, and 24 MB are no faster (docs/benchmarks.md, D1).
+FLUSH_BYTES = 16_000_000
+# What the blocks that begin share, so that many uploads have small ones: but not smaller than these.
+SHARED_BYTES, LEAST_BYTES = 64_000_000, 1_000_000
+# A block that is larger by this ends with a long line, and the next one waits for it.
+LONG_BYTES = 2_000_000
+# A slow upload says that it is still there well before it is taken for given up, after an hour.
+MOST_SECONDS = 600
+# What a row takes beside its content and key, about: its fields are objects of their own.
+ROW_BYTES = 300
 COPY_LINES = "COPY lines (file_id, line_no, custom_id, model_no, content) FROM STDIN (FORMAT BINARY)"
 # Removed in one transaction: some seconds of work, far from the statement timeout.
 DROP_BYTES = 500_000_000
@@ -40,6 +49,15 @@ def drop(connection: Connection, file_id: str) -> bool:
     return connection.execute(_LEFT, {"id": file_id}).first() is None
 
 
+# Those that are not closed. One that is forgotten takes no room.
+_growing: WeakSet["Blocks"] = WeakSet()
+
+
+def _share() -> int:
+    """Return the bytes of a block that begins now."""
+    return min(FLUSH_BYTES, max(LEAST_BYTES, SHARED_BYTES // max(1, len(_growing))))
+
+
 class Blocks:
     """The rows of one file. `add` them in order, then `close`; on any error `discard`."""
 
@@ -50,6 +68,8 @@ class Blocks:
         self._packed_bytes = 0
         self._row_start = pgcopy.row_start(5) + pgcopy.field(file_id.encode())
         self._begun = False
+        _growing.add(self)
+        self._most, self._until = _share(), time.monotonic() + MOST_SECONDS
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._writing: Future[None] | None = None
 
@@ -65,8 +85,8 @@ class Blocks:
         length = pgcopy.pack_length(len(content) + len(end))
         model = pgcopy.int2(model_no)
         self._packed += (self._row_start, pgcopy.int4(line_no), key, model, length, content, end)
-        self._packed_bytes += len(content) + ROW_BYTES
-        if self._packed_bytes >= FLUSH_BYTES:
+        self._packed_bytes += len(content) + len(key) + ROW_BYTES
+        if self._packed_bytes >= self._most or time.monotonic() >= self._until:
             self._flush()
 
     def close(self) -> None:
@@ -77,13 +97,17 @@ class Blocks:
         """
         self._flush()
         self._settle()
-        self._writer.shutdown()
+        self._end()
 
     def discard(self) -> None:
         """Remove what was written. Does nothing once the file is published."""
-        self._writer.shutdown()
+        self._end()
         while self._begun and not self._drop_some():
             pass
+
+    def _end(self) -> None:
+        _growing.discard(self)
+        self._writer.shutdown()
 
     def _drop_some(self) -> bool:
         """Remove a run of rows, and the file with the last one; return whether it is over."""
@@ -99,8 +123,9 @@ class Blocks:
         rows, size, self._packed, self._packed_bytes = self._packed, self._packed_bytes, [], 0
         self._settle()
         self._writing = self._writer.submit(self._write, rows)
-        if size > 2 * FLUSH_BYTES:
-            # Long lines: one block in memory is enough.
+        self._most, self._until = _share(), time.monotonic() + MOST_SECONDS
+        if size > FLUSH_BYTES + LONG_BYTES:
+            # One block in memory is enough.
             self._settle()
 
     def _settle(self) -> None:

@@ -10,15 +10,15 @@ from clients import User
 from killing import Backstage
 from payloads import numbered
 
-DATA = numbered(60_000, lambda number: f"text {number} " * 3)
+from jobs.blocks import FLUSH_BYTES
+
+DATA = numbered(30_000, lambda number: f"text {number} " * 120)
 BOUNDARY = "end-of-part"
 HEAD = (
     f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
     f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
 ).encode()
 TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
-# What is committed at a time (jobs.blocks), about.
-BLOCK_BYTES = 4_000_000
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def send_some(stack: services.Stack, key: str, share: float) -> http.client.HTTP
 
 
 def test_no_half_file_stays(stack: services.Stack, backstage: Backstage) -> None:
-    assert len(DATA) > 2 * BLOCK_BYTES
+    # A fifth is less than a block, half is more than one.
+    assert 0.3 * len(DATA) < FLUSH_BYTES < 0.5 * len(DATA)
     with_quota = {"PROMPTMILL_LIMITS__QUOTAS__MAX_BYTES": str(len(DATA) + 1_000)}
     stack.settings = {**stack.settings, **with_quota}
     committed = "SELECT count(DISTINCT file_id) FROM lines"
