@@ -56,6 +56,7 @@ from api.stack.program import Program, free_port  # noqa: E402
 
 MODEL_NAME = "bench"
 ARGUMENTS = "PROMPTMILL_WORKER__VLLM__ARGUMENTS"
+LOAD_SECONDS = 900
 POOL_SIZE = "kv-cache-memory-bytes"
 
 
@@ -347,11 +348,13 @@ def _worker(stack: services.Stack, command: list[str], number: int) -> tuple[ser
 
 def _connected(worker: services.Process, socket: Path) -> Connection:
     """Wait until the engine is loaded and takes orders."""
+    deadline = time.monotonic() + LOAD_SECONDS
     while True:
         try:
             return Client(str(socket), "AF_UNIX")
         except (FileNotFoundError, ConnectionRefusedError):
             assert worker.popen.poll() is None, f"the worker ended: {worker.tail()}"
+            assert time.monotonic() < deadline, f"the worker is not ready: {worker.tail()}"
             time.sleep(0.1)
 
 

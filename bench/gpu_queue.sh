@@ -35,14 +35,18 @@ generate() { # NAME MODEL ROWS ARGUMENTS OPTION...
 
 if [ "$half" = first ]; then
     service 27b-fp8 27b --load-format dummy --quantization fp8 \
-        --scenarios G11-1:1600:2,G11-100:1600:2,G3-labelling:2000:2,G5:1000:1,G1:2000:2
+        --scenarios G11-100:1600:2,G1:2000:2,G11-1:4800:2,G3-labelling:2000:2,G5:1200:1
 else
     "$PYTHON" bench/shapes.py sharegpt 2400 >"$out/sharegpt.jsonl"
     "$PYTHON" bench/shapes.py translation 2000 >"$out/translation.jsonl"
     same='"load_format": "dummy", "max_model_len": 4096, "max_num_batched_tokens": 16384, "gpu_memory_utilization": 0.92'
-    generate 1b-generate 1b "$out/sharegpt.jsonl" "{$same, \"max_num_seqs\": 1024}"
-    service 1b-one 1b --load-format dummy --sequences 1024 --scenarios G4:2400:2
-    service 1b-three 1b --load-format dummy --sequences 512 --workers 3 --memory-share 0.3 --scenarios G4:2400:2
+    generate 1b-defaults 1b "$out/sharegpt.jsonl" "{$same, \"max_num_seqs\": 1024}"
+    # docs/gpu.md, "Small models".
+    lift='"max_cudagraph_capture_size": 1024, "disable_hybrid_kv_cache_manager": true'
+    generate 1b-generate 1b "$out/sharegpt.jsonl" "{$same, \"max_num_seqs\": 1024, $lift}"
+    service 1b-one 1b --load-format dummy --sequences 1024 --arguments "{${lift//_/-}}" --scenarios G4:2400:2
+    service 1b-three 1b --load-format dummy --sequences 512 --workers 3 --memory-share 0.1 --scenarios G4:2400:2 \
+        --arguments '{"kv-cache-memory-bytes": 8000000000, "disable-hybrid-kv-cache-manager": true}'
     # In numbers of 16 bits a text depends on what else is in the batch.
     service 270m 270m --eager --dtype float32 --scenarios TEXTS:80
     generate 270m-chat 270m "$out/270m/questions.jsonl" \
