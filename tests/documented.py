@@ -51,7 +51,7 @@ NOT_RUN = {
     },
     "docs/gpu.md": {
         "git clone ": "needs a GPU",
-        "for number in ": "needs a GPU",
+        "export PROMPTMILL_WORKER__VLLM__GPU_MEMORY_SHARE": "needs a GPU",
     },
     "docs/monitoring.md": {
         "export PROMPTMILL_METRICS": "`promptmill up` until Ctrl-C; tests/acceptance/test_metrics.py asks processes with these settings",

@@ -78,7 +78,7 @@ def test_f65_a_batch_is_made_from_ones_own_whole_files_only(server: Any, file_id
 def test_f65_an_upload_that_has_not_ended_is_no_file(server: Any) -> None:
     with wire.connection(server.port) as opened:
         head = wire.head("/v1/files", server.key, "Content-Length: 9500000")
-        opened.sendall(head + wire.form(numbered(80_000))[:6_000_000])
+        opened.sendall(head + wire.form(numbered(80_000))[:9_000_000])
         unfinished = "SELECT id FROM files WHERE status = 'uploading'"
         services.wait_until(lambda: server.rows(unfinished), "some of it is written")
         assert problem_of(server, server.rows(unfinished)[0].id) == ("invalid_request", "file_id")

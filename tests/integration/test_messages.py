@@ -231,14 +231,14 @@ def test_a_body_may_be_larger_than_those_of_other_calls(client: Client) -> None:
 
 
 def test_a_body_that_breaks_off_leaves_nothing(client: Client, domain: Any) -> None:
-    body = json.dumps({"requests": [element(str(number), system="x" * 1_000) for number in range(9_000)]}).encode()
+    body = json.dumps({"requests": [element(str(number), system="x" * 1_000) for number in range(25_000)]}).encode()
     seen: list[int] = []
 
     def committed() -> int:
         return int(domain.execute("SELECT count(*) AS count FROM lines")[0].count)
 
     async def receive() -> dict[str, Any]:
-        if len(seen) < 8:
+        if len(seen) < 24:
             seen.append(committed())
             piece = body[(len(seen) - 1) * 1_000_000 : len(seen) * 1_000_000]
             return {"type": "http.request", "body": piece, "more_body": True}
