@@ -64,12 +64,10 @@ class Blocks:
     def __init__(self, engine: Engine, project_id: str, file_id: str) -> None:
         self.file_id = file_id
         self._engine, self._project_id = engine, project_id
-        self._packed: list[bytes] = []
-        self._packed_bytes = 0
         self._row_start = pgcopy.row_start(5) + pgcopy.field(file_id.encode())
         self._begun = False
         _growing.add(self)
-        self._most, self._until = _share(), time.monotonic() + MOST_SECONDS
+        self._begin_block()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest")
         self._writing: Future[None] | None = None
 
@@ -119,11 +117,16 @@ class Blocks:
                 connection.execute(delete(files).where(unfinished))
             return is_empty
 
+    def _begin_block(self) -> None:
+        self._packed: list[bytes] = []
+        self._packed_bytes = 0
+        self._most, self._until = _share(), time.monotonic() + MOST_SECONDS
+
     def _flush(self) -> None:
-        rows, size, self._packed, self._packed_bytes = self._packed, self._packed_bytes, [], 0
+        rows, size = self._packed, self._packed_bytes
+        self._begin_block()
         self._settle()
         self._writing = self._writer.submit(self._write, rows)
-        self._most, self._until = _share(), time.monotonic() + MOST_SECONDS
         if size > FLUSH_BYTES + LONG_BYTES:
             # One block in memory is enough.
             self._settle()
